@@ -1,6 +1,6 @@
 """Consistency trajectory models, small enough to read and checked against an exact oracle."""
 
-from ctm import checkpoints, data, losses, metrics, models, networks, samplers, schedules, solvers
+from ctm import checkpoints, data, losses, metrics, models, networks, parametrisations, samplers, schedules, solvers
 from ctm.checkpoints import load, read_card, save
 from ctm.flow_map import FlowMap
 from ctm.mixture import GaussianMixture
@@ -24,6 +24,7 @@ __all__ = [
     "metrics",
     "models",
     "networks",
+    "parametrisations",
     "read_card",
     "samplers",
     "save",

@@ -39,8 +39,7 @@ def consistency_loss(student: CTM, target: CTM, pairs: Pairs, compare: str = "s"
         estimate = target.G(estimate, s, target.sigma_min)
         with torch.no_grad():
             goal = target.G(goal, s, target.sigma_min)
-    scale = c_out(t, student.sigma_data) * (1 - s / t)
-    return ((estimate - goal) / scale).square().mean()
+    return ((estimate - goal) / student.output_scale(t, s)).square().mean()
 
 
 def dsm_loss(student: CTM, x0: Tensor, noise: Tensor, t: Tensor, references: Tensor | None = None) -> Tensor:

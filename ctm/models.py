@@ -72,6 +72,10 @@ class CTM(nn.Module, FlowMap):
         r""":math:`D_\theta(x, t) = g_\theta(x, t, t)`."""
         return self.g(x, t, t)
 
+    def output_scale(self, t: Tensor, s: Tensor) -> Tensor:
+        r""":math:`c_{out}(t)\,(1 - s/t)`, the factor on the network's output in :meth:`G`; the loss is measured in it."""
+        return c_out(t, self.sigma_data) * (1 - s / t)
+
     @property
     def last_layer(self) -> Tensor:
         """The weights of the network's last layer, where the gradients of two losses are compared."""
@@ -80,8 +84,11 @@ class CTM(nn.Module, FlowMap):
     def _g(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         n = len(x)
         tau_t, tau_s = (c_noise(time).flatten().expand(n) for time in (t, s))
-        out = self.network(c_in(t, self.sigma_data) * x, tau_t, tau_s)
-        return c_skip(t, self.sigma_data) * x + c_out(t, self.sigma_data) * out
+        skip, scale = self._inner(t)
+        return skip * x + scale * self.network(c_in(t, self.sigma_data) * x, tau_t, tau_s)
+
+    def _inner(self, t: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        return c_skip(t, self.sigma_data), c_out(t, self.sigma_data)
 
     def _times(self, x: Tensor, t: Time, s: Time) -> tuple[Tensor, Tensor]:
         check_points(x)

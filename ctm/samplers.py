@@ -77,6 +77,36 @@ def heun(denoiser: Denoiser, x: Tensor, times: Iterable[float] | Tensor, *, path
 
 
 @torch.no_grad()
+def multistep(denoiser: Denoiser, x: Tensor, times: Iterable[float] | Tensor, *, path: bool = False) -> Tensor:
+    r"""A two-step method through decreasing ``times``: second order for one denoiser call a step (DPM-Solver++(2M); Lu et
+    al. 2022, algorithm 2, with :math:`\alpha = 1`).
+
+    In :math:`\lambda = \log t` the ODE is linear but for :math:`D`, which is extrapolated from the last two calls:
+
+    .. math::
+
+        x_u = \frac{u}{t}\, x + \Bigl(1 - \frac{u}{t}\Bigr) \bar D, \qquad
+        \bar D = D + \frac{h}{2 h'} (D - D'), \qquad h = \log\frac{t}{u},
+
+    with :math:`D'` and :math:`h'` those of the step before. The first step is an Euler step, and so is a step to 0.
+    """
+    check_points(x)
+    levels = check_schedule(times)
+    points = [x]
+    before: tuple[Tensor, float] | None = None
+    for t, u in zip(levels, levels[1:], strict=False):
+        aim = clean = denoiser.denoiser(x, t)
+        if u > 0:
+            h = math.log(t / u)
+            if before is not None:
+                aim = clean + h / (2 * before[1]) * (clean - before[0])
+            before = clean, h
+        x = u / t * x + (1 - u / t) * aim
+        points.append(x)
+    return torch.stack(points) if path else x
+
+
+@torch.no_grad()
 def _walk(step: Step, model: Denoiser, x: Tensor, times: Iterable[float] | Tensor, path: bool) -> Tensor:
     check_points(x)
     levels = [torch.tensor(level, dtype=x.dtype) for level in check_schedule(times)]

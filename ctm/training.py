@@ -97,7 +97,7 @@ def train(
         "steps": steps,
         "seed": seed,
         "recipe": asdict(recipe),
-        "student": [str(student.network), student.sigma_data, student.sigma_min, student.sigma_max],
+        "student": [str(student), student.sigma_data, student.sigma_min, student.sigma_max],
         "data": _fingerprint(data),
         "teacher": _fingerprint(teacher),
     }

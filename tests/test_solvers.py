@@ -7,7 +7,7 @@ import torch
 from helpers import AffineMap, generator, noised, rho_fraction
 
 import ctm
-from ctm.samplers import euler, gamma_sampling, heun, noise, one_step
+from ctm.samplers import euler, gamma_sampling, heun, multistep, noise, one_step
 from ctm.schedules import karras_times, rho_time
 
 
@@ -44,14 +44,49 @@ def test_heun_step_recomputed():
     assert torch.allclose(heun(world, x, [t, u]), expected, atol=1e-10)
 
 
-@pytest.mark.parametrize(("sampler", "order"), [(euler, 1), (heun, 2)])
+@pytest.mark.parametrize(("sampler", "order"), [(euler, 1), (heun, 2), (multistep, 2)])
 def test_order_of_accuracy(sampler, order):
     world = ctm.data.one_gaussian()
     x = noised(world, 3.0)
     exact = world.G(x, 3.0, 0.5)
-    errors = [(sampler(world, x, torch.linspace(3.0, 0.5, n + 1)) - exact).norm().item() for n in (64, 128, 256)]
+    errors = [(sampler(world, x, torch.linspace(3.0, 0.5, n + 1)) - exact).norm().item() for n in (256, 512, 1024)]
     for coarse, fine in zip(errors, errors[1:], strict=False):
         assert abs(math.log2(coarse / fine) - order) < 0.1
+
+
+def test_multistep_recomputed_in_log_time():
+    # Lu et al. 2022, algorithm 2, in their variables: lambda = -log t, r = h' / h
+    world = ctm.data.ring()
+    times = torch.tensor([3.0, 1.2, 0.7, 0.5], dtype=torch.float64)
+    x = noised(world, 3.0)
+    lam, clean, y = -times.log(), [], x
+    for i in range(3):
+        clean.append(world.denoiser(y, times[i].item()))
+        h = lam[i + 1] - lam[i]
+        mean = clean[i]
+        if i:
+            r = (lam[i] - lam[i - 1]) / h
+            mean = (1 + 1 / (2 * r)) * clean[i] - 1 / (2 * r) * clean[i - 1]
+        y = times[i + 1] / times[i] * y - (torch.exp(-h) - 1) * mean
+    assert torch.allclose(multistep(world, x, times), y, atol=1e-12)
+
+
+def test_multistep_calls_once_a_step_and_is_exact_where_the_denoiser_is_linear_in_log_time():
+    class Linear:
+        calls = 0
+
+        def denoiser(self, x, t):
+            self.calls += 1
+            return 2 + 3 * math.log(t) * torch.ones_like(x)
+
+    model, x = Linear(), torch.zeros(3, 2, dtype=torch.float64)
+    path = multistep(model, x, [4.0, 2.0, 1.0, 0.0], path=True)
+    assert model.calls == 3
+    assert path.shape == (4, 3, 2)
+    assert torch.equal(path[1], euler(model, x, [4.0, 2.0]))  # the first is an Euler step
+    assert torch.allclose(path[3], torch.full_like(x, 2.0))  # the last lands on D
+    mean = 2 + 3 * math.log(2) - 3 * math.log(2) / 2  # D extrapolated to the middle of the step
+    assert torch.allclose(path[2], path[1] / 2 + mean / 2)
 
 
 def test_heun_ends_at_zero_with_an_euler_step():
