@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Time = float | Tensor
-"""A noise level: one number for all samples, or a tensor with one number per sample."""
+"""A noise level, one number for all samples, or a tensor with one number per sample."""
 
 
 class FlowMap(ABC):

@@ -12,14 +12,14 @@ from ctm.solvers import STEPS
 
 @dataclass(frozen=True)
 class Recipe:
-    r"""How :func:`ctm.train` trains. The defaults are the book's recipe for a good teacher.
+    r"""How :func:`ctm.training.train` trains. The defaults are the book's recipe for a good teacher.
 
     The loss is consistency (:func:`ctm.losses.consistency_loss`) plus ``dsm`` times denoising score matching
     (:func:`ctm.losses.dsm_loss`).
     """
 
     consistency: str | None = "global"
-    """Where :math:`u` lies between :math:`t` and :math:`s`: "local", "soft" or "global"; None leaves the term out."""
+    """Where :math:`u` lies between :math:`t` and :math:`s`, "local", "soft" or "global"; None leaves the term out."""
     compare: str = "s"
     """Compare the two jumps where they land ("s") or after one more jump to the end of the trajectory ("x0")."""
     dsm: float = 0.0
@@ -36,7 +36,7 @@ class Recipe:
     has no effect where no target jump is made: "global" consistency compared at "s"."""
 
     solver: str = "heun"
-    """The teacher's step: "euler" or "heun"."""
+    """The teacher's step, "euler" or "heun"."""
     substeps: int = 1
     """Solver steps from one level of a trajectory to the next; without a pool, from ``t`` to ``u``."""
     levels: int = 96
@@ -55,7 +55,7 @@ class Recipe:
     batch: int = 320
     """Samples in a step."""
     lr: float = 8e-3
-    """Peak learning rate of Adam: linear warm-up over 2% of the steps, then half a cosine down to 0."""
+    """Peak learning rate of Adam, with linear warm-up over 2% of the steps, then half a cosine down to 0."""
     ema: float = 0.999
     """Decay of the average of the weights that the trained model ends with, ramped up from 0."""
 
@@ -82,7 +82,7 @@ class Recipe:
 
 
 DENOISER = Recipe(consistency=None, dsm=1.0, references=1024)
-"""Denoising score matching alone: a model trained so is an EDM denoiser, :math:`D(x, t) = g(x, t, t)`."""
+"""Denoising score matching alone. A model trained so is an EDM denoiser, :math:`D(x, t) = g(x, t, t)`."""
 
 SCRATCH = Recipe(dsm=0.1, references=1024, dsm_first=0.5)
-"""No teacher: the model's own denoiser guides its jumps, and denoising score matching keeps it true."""
+"""No teacher. The model's own denoiser guides its jumps, and denoising score matching keeps it true."""
