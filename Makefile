@@ -6,11 +6,12 @@ READY := $(VENV)/.ready
 HTML := _build/html/book
 NB ?= $(wildcard book/*.ipynb)
 WORKERS ?= 2
+STUDIES ?= first_light parametrisations loss training samplers
 # One thread for each worker: two notebooks then share two cores, and results do not depend on their number.
 export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help book serve test unit notebooks pages execute lint studies clean
+.PHONY: help book serve test unit notebooks pages execute lint checkpoints studies clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,8 +43,11 @@ lint: $(READY) ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy ctm
 
-studies: $(READY) ## measure the figures that the README quotes (half an hour and more on two cores)
-	$(BIN)/python -m studies.first_light
+checkpoints: $(READY) ## train the models that chapters load, each with its card (about eight minutes)
+	$(BIN)/python -m studies.checkpoints
+
+studies: $(READY) ## measure what the README quotes and the chapters plot (over an hour; a row already stored is kept)
+	for study in $(STUDIES); do $(BIN)/python -m studies.$$study || exit 1; done
 
 clean: ## remove what was built, and the environment
 	rm -rf _build $(VENV) *.egg-info

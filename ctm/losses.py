@@ -22,11 +22,12 @@ def consistency_loss(student: CTM, target: CTM, pairs: Pairs, compare: str = "s"
     and the loss is the mean of :math:`|x_{est} - x_{target}|^2` per coordinate, in units of
     :math:`c_{out}(t)^2 (1 - s/t)^2`, which for ``compare="s"`` makes it the squared error of the network's own output.
     With ``compare="x0"`` both points first jump on to ``sigma_min`` by the target, as in the paper's soft consistency
-    matching (Kim et al. 2024). No gradient reaches the target's weights either way.
+    matching (Kim et al. 2024); the gradient then flows through the target's jump to the student's, so the target must be
+    a model whose weights require none.
 
     Args:
         student: the model in training.
-        target: the same model with the weights to be held still.
+        target: the same model with the weights to be held still. For "s" it may be the student itself.
         pairs: the batch.
         compare: "s" or "x0".
     """

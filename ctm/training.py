@@ -61,7 +61,8 @@ def train(
             the student's own averaged denoiser is the teacher.
         steps: updates of the weights.
         seed: seed of everything drawn in training. The same seed on the same machine gives the same weights.
-        recipe: the choices (:class:`ctm.recipe.Recipe`); if None, the default with a teacher, ``ctm.recipe.SCRATCH`` without.
+        recipe: the choices (:class:`ctm.recipe.Recipe`); if None, the default with a teacher, ``ctm.recipe.SCRATCH``
+            without.
         checkpoint: a file that holds the whole state. If it exists, training goes on from it and ends with the same
             weights, bit for bit, as if never stopped; it is written every ``save_every`` steps, at the end, and when
             training is interrupted.

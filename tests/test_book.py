@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -64,6 +65,32 @@ def test_exercises_have_solutions(notebook):
     labels = re.findall(r"^:label: (ex-[\w-]+)", text, flags=re.M)
     assert sorted(labels) == sorted(re.findall(r"\{solution-start\} (ex-[\w-]+)", text))
     assert text.count("{solution-start}") == text.count("{solution-end}") == text.count(":class: dropdown")
+
+
+def chapters():
+    """The notebooks of Parts I and II, in the order of the contents."""
+    numbered = (ROOT / "_toc.yml").read_text().partition("caption: Part I.")[2].partition("caption: Reference")[0]
+    return [ROOT / f"{name}.ipynb" for name in re.findall(r"file: (book/\w+)", numbered)]
+
+
+@pytest.mark.parametrize("path", chapters(), ids=lambda path: path.stem)
+def test_a_chapter_has_all_its_parts(path):
+    notebook = nbformat.read(path, as_version=4)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for part in ("**You will be able to**", "**You need**", "**It runs**", "## The question", "**Predict first.**"):
+        assert part in prose, part
+    for part in ("## What goes wrong", "## Exercises", "## Summary", "**Further reading.**", "{literalinclude} ../ctm/"):
+        assert part in prose, part
+    for kind in ("**Compute.**", "**Change the code.**", "**Explain.**"):
+        assert kind in prose, kind
+    assert len(re.findall(r"^\$\$ \(eq-", prose, flags=re.M)) >= 3
+    assert sum("assert " in cell.source for cell in code_cells(notebook)) >= 6
+    assert sum("image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs) >= 3
+
+
+def test_the_first_use_of_every_term_links_to_the_glossary():
+    check = subprocess.run([sys.executable, ROOT / "tools/link_terms.py"], capture_output=True, text=True, check=False)
+    assert check.returncode == 0, check.stdout + check.stderr
 
 
 def test_lower_rooms_do_not_import_upper_ones():

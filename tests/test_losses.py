@@ -1,5 +1,7 @@
 """The loss terms recomputed by hand, and judged with the exact map in the student's place."""
 
+import copy
+
 import pytest
 import torch
 from helpers import exact_ctm, generator, noised, rho_fraction
@@ -47,6 +49,15 @@ def test_no_gradient_reaches_the_target_and_the_students_is_that_of_the_definiti
         weights.sub_(2 * h * direction)
         below = consistency_loss(student, target, batch, compare)
     assert torch.allclose((above - below) / (2 * h), slope, rtol=1e-6)
+
+
+def test_the_student_as_its_own_target_is_held_still():
+    student, batch = model(1), pairs(u=0.8)
+    frozen = copy.deepcopy(student).requires_grad_(False)
+    gradients = [
+        torch.autograd.grad(consistency_loss(student, target, batch), student.last_layer)[0] for target in (student, frozen)
+    ]
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("compare", ["s", "x0"])

@@ -1,0 +1,235 @@
+"""Calls against gamma: exact maps, exact maps with an error put in on purpose, trained models, and solvers.
+
+    python -m studies.samplers
+
+Every row is one map (or solver), one gamma and one number of calls on Karras's times. Samples are judged at sigma_min by
+their sorted projections against the exact quantiles: sliced W2 and sliced W1 over their noise floors, each with its 95%
+interval; the width of the modes over the right one; and, where a sample has a place to be (gamma = 0), its distance from it.
+One thread, about ten minutes; results are kept in studies/samplers.json as they come.
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import ctm
+from ctm.samplers import euler, gamma_sampling, heun, multistep, noise
+from ctm.schedules import karras_times
+from studies.checkpoints import FOLDER
+from studies.harness import run
+
+RESULTS = Path(__file__).with_suffix(".json")
+CALLS = (1, 2, 4, 8, 16)
+GAMMAS = (0.0, 0.5, 1.0)
+MODELS = ("ring_quick", "ring_exact", "ring_cm", "ring_learned", "ring_scratch")
+SIZES = (0.02, 0.1)
+WORLDS = {"ring": ctm.data.ring(), "pair": ctm.data.two_gaussians()}
+POINTS = {"ring": 10_000, "pair": 20_000}
+Error = Callable[[Tensor, float, float, Tensor], Tensor]  # of x, t, s and the exact G(x, t, s)
+
+
+class Line(ctm.FlowMap):
+    """The exact flow map of a 1-D mixture by its quantiles: the G(x, t, s) whose F_s(G) is F_t(x). Fast, to about 1e-5."""
+
+    def __init__(self, world: ctm.GaussianMixture) -> None:
+        self.world = world
+        self.sigma_min, self.sigma_max, self.sigma_data = world.sigma_min, world.sigma_max, world.sigma_data
+
+    def F(self, x: Tensor, t: float) -> Tensor:  # noqa: N802
+        """The distribution function of p_t."""
+        spread = (self.world.stds**2 + t**2).sqrt()
+        return (self.world.weights * torch.special.ndtr((x - self.world.means.T) / spread)).sum(1)
+
+    def G(self, x: Tensor, t: float, s: float) -> Tensor:  # noqa: N802
+        reach = float(self.world.means.abs().max()) + 7 * math.hypot(float(self.world.stds.max()), s)
+        table = torch.linspace(-reach, reach, 20_001, dtype=torch.float64)[:, None]
+        return torch.from_numpy(np.interp(self.F(x, t), self.F(table, s), table[:, 0]))[:, None]
+
+    def denoiser(self, x: Tensor, t: float) -> Tensor:
+        return self.world.denoiser(x, t)
+
+
+class Perturbed(ctm.FlowMap):
+    """A flow map with an error put in on purpose: G(x, t, s) = exact + error."""
+
+    def __init__(self, exact: ctm.FlowMap, error: Error) -> None:
+        self.exact, self.error = exact, error
+        self.sigma_min, self.sigma_max, self.sigma_data = exact.sigma_min, exact.sigma_max, exact.sigma_data
+
+    def G(self, x: Tensor, t: float, s: float) -> Tensor:  # noqa: N802
+        there = self.exact.G(x, t, s)
+        return there + self.error(x, t, s, there)
+
+    def denoiser(self, x: Tensor, t: float) -> Tensor:
+        return self.exact.denoiser(x, t)
+
+
+def smooth(size: float, sigma_data: float, seed: int, shape: Callable[[float, float], float]) -> Error:
+    """A fixed smooth random field of root mean square ``size * sigma_data * shape(t, s)``: 24 waves in the scaled point and
+    in the logarithms of both times."""
+    generator = torch.Generator().manual_seed(seed)
+    waves = 3 * torch.randn(3, 24, generator=generator).double()
+    phases = 2 * math.pi * torch.rand(24, generator=generator).double()
+    sides = torch.randn(24, 1, generator=generator).double()
+    sides *= math.sqrt(2) / sides.norm()
+
+    def error(x: Tensor, t: float, s: float, there: Tensor) -> Tensor:
+        place = x / math.hypot(t, sigma_data) * waves[0]
+        angle = place + (math.log(t) * waves[1] + math.log(s) * waves[2]) / 4 + phases
+        return size * sigma_data * shape(t, s) * angle.cos() @ sides
+
+    return error
+
+
+def fresh(size: float, sigma_data: float, seed: int) -> Error:
+    """As "in g" in size, but drawn anew for each point and call."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def error(x: Tensor, t: float, s: float, there: Tensor) -> Tensor:
+        return size * sigma_data * (1 - s / t) * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+    return error
+
+
+# by name: size, sigma_data, seed -> error
+ERRORS: dict[str, Callable[[float, float, int], Error]] = {
+    "none": lambda size, sd, seed: lambda x, t, s, there: torch.zeros_like(there),
+    # no boundary condition: even a jump of no length errs
+    "every jump": lambda size, sd, seed: smooth(size, sd, seed, lambda t, s: 1.0),
+    # the aim g is wrong by the same amount at every noise level
+    "in g": lambda size, sd, seed: smooth(size, sd, seed, lambda t, s: 1 - s / t),
+    # short jumps are better than in proportion, as when the denoiser is trained well
+    "long jumps": lambda size, sd, seed: smooth(size, sd, seed, lambda t, s: (1 - s / t) ** 2),
+    # the network's output F is, and reaches g through EDM's c_out
+    "in F": lambda size, sd, seed: smooth(size, sd, seed, lambda t, s: (1 - s / t) * t / math.hypot(t, sd)),
+    # the score is: below the width 0.3 of the modes the error of the aim falls like t^2
+    "in the score": lambda size, sd, seed: smooth(size, sd, seed, lambda t, s: (1 - s / t) * t**2 / (t**2 + 0.3**2)),
+    "fresh": fresh,
+    # the aim is pulled towards the mean, 0: g becomes (1 - size) g
+    "shrunk aim": lambda size, sd, seed: lambda x, t, s, there: -size * (there - s / t * x),
+}
+
+
+class Ruler:
+    """Distances of a set of points to the exact law at sigma_min, by sorted projections."""
+
+    def __init__(self, world: ctm.GaussianMixture, points: int) -> None:
+        self.world, self.points = world, points
+        angle = math.pi * torch.arange(25, dtype=torch.float64) / 25
+        one = torch.ones(1, 1, dtype=torch.float64)
+        self.sides = one if world.shape == (1,) else torch.stack([angle.cos(), angle.sin()])
+        spread = math.hypot(float(world.stds[0]), world.sigma_min)
+        level = (torch.arange(points, dtype=torch.float64) + 0.5) / points
+        columns = []
+        for middles in (world.means @ self.sides).T:
+            reach = float(middles.abs().max()) + 7 * spread
+            table = torch.linspace(-reach, reach, 20_001, dtype=torch.float64)
+            below = torch.special.ndtr((table[:, None] - middles) / spread) @ world.weights
+            columns.append(np.interp(level, below, table))
+        self.quantiles = torch.from_numpy(np.stack(columns, 1))
+        self.right_width = spread * math.sqrt(len(self.sides))
+
+    def distances(self, x: Tensor) -> tuple[float, float]:
+        """Sliced W1 and sliced W2."""
+        gap = (x.double() @ self.sides).sort(0).values - self.quantiles
+        return float(gap.abs().mean()), float(gap.square().mean().sqrt())
+
+    def width(self, x: Tensor) -> float:
+        """Root mean square distance to the centre of the nearest mode, over the right one."""
+        return float(torch.cdist(x.double(), self.world.means).amin(1).square().mean().sqrt()) / self.right_width
+
+    def truth(self, generator: torch.Generator) -> Tensor:
+        """As many true points, at sigma_min."""
+        x0 = self.world.sample(self.points, generator=generator, dtype=torch.float64)
+        return x0 + self.world.sigma_min * torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+
+
+@lru_cache
+def ruler(world: str) -> tuple[Ruler, np.ndarray]:
+    """The ruler of a world, and its noise floor: the distances of 100 true sets."""
+    made = Ruler(WORLDS[world], POINTS[world])
+    generator = torch.Generator().manual_seed(999)
+    return made, np.array([made.distances(made.truth(generator)) for _ in range(100)])
+
+
+@lru_cache
+def destined(seed: int, points: int = 4000) -> tuple[Tensor, Tensor]:
+    """Starting noise on the ring, and the points where the exact trajectories through it end."""
+    world = WORLDS["ring"]
+    start = noise(world, points, world.shape, generator=torch.Generator().manual_seed(seed))
+    return start, world.G(start, world.sigma_max, world.sigma_min)
+
+
+def judge(sampler: Callable[[Tensor, torch.Generator], Tensor], world: str, draws: int, seed: int) -> dict[str, float]:
+    """What every row holds."""
+    measured, floor = ruler(world)
+    model = WORLDS[world]
+    generator = torch.Generator().manual_seed(1000 + seed)
+    found, widths = [], []
+    for _ in range(draws):
+        start = noise(model, measured.points, model.shape, generator=generator)
+        x = sampler(start if world == "ring" else start.double(), generator)
+        found.append(measured.distances(x))
+        widths.append(measured.width(x))
+    row: dict[str, float] = {}
+    for i, name in enumerate(("w1", "w2")):
+        values = np.array(found)[:, i]
+        ratio = float(values.mean() / floor[:, i].mean())
+        parts = [float(part.std(ddof=1) / part.mean()) / math.sqrt(len(part)) for part in (values, floor[:, i])]
+        half = 1.96 * ratio * math.hypot(*parts)
+        row |= {name: round(ratio, 3), f"{name}_low": round(ratio - half, 3), f"{name}_high": round(ratio + half, 3)}
+    return row | {"width": round(float(np.mean(widths)), 4)}
+
+
+def off(sampler: Callable[[Tensor], Tensor], seed: int) -> float:
+    """Root mean square distance to where the exact trajectories end, in units of the data's."""
+    start, ends = destined(seed)
+    return round(float((sampler(start) - ends).square().mean().sqrt()) / WORLDS["ring"].sigma_data, 4)
+
+
+def measure(name: str, gamma: float, calls: int, seed: int) -> dict[str, Any]:
+    """A model on the ring (or ``exact``, its true map)."""
+    model = WORLDS["ring"] if name == "exact" else ctm.load(FOLDER / f"{name}.safetensors")
+    times = karras_times(calls, model.sigma_min, model.sigma_max)
+    row = judge(lambda x, generator: gamma_sampling(model, x, times, gamma, generator=generator), "ring", 12, seed)
+    return row | ({"off": off(lambda x: gamma_sampling(model, x, times), seed)} if gamma == 0 else {})
+
+
+def measure_error(error: str, size: float, gamma: float, calls: int, seed: int) -> dict[str, Any]:
+    """The exact 1-D map with an error put in; the seed is also that of the error."""
+    line = Line(WORLDS["pair"])
+    model = Perturbed(line, ERRORS[error](size, line.sigma_data, seed))
+    times = karras_times(calls, model.sigma_min, model.sigma_max)
+    return judge(lambda x, generator: gamma_sampling(model, x, times, gamma, generator=generator), "pair", 4, seed)
+
+
+def measure_solver(solver: str, calls: int, seed: int) -> dict[str, Any]:
+    """A solver over the learned denoiser, with ``calls`` network calls a sample."""
+    model = ctm.load(FOLDER / "ring_denoiser.safetensors")
+    walk, steps = {"euler": (euler, calls), "heun": (heun, calls // 2), "multistep": (multistep, calls)}[solver]
+    times = karras_times(steps, model.sigma_min, model.sigma_max)
+    with torch.no_grad():
+        return judge(lambda x, _: walk(model, x, times), "ring", 12, seed) | {
+            "off": off(lambda x: walk(model, x, times), seed)
+        }
+
+
+def main() -> None:
+    cells = [(gamma, calls) for calls in CALLS for gamma in GAMMAS if calls > 1 or not gamma]
+    run(RESULTS, [{"name": name, "gamma": g, "calls": n, "seed": 0} for name in MODELS for g, n in cells], measure)
+    calls = [(solver, n) for solver in ("euler", "multistep", "heun") for n in (4, 8, 16, 32)]
+    run(RESULTS, [{"solver": solver, "calls": n, "seed": 0} for solver, n in calls], measure_solver)
+    for seed in range(5):
+        kinds = [{"error": error, "size": size} for error in ERRORS for size in SIZES]
+        run(RESULTS, [kind | {"gamma": g, "calls": n, "seed": seed} for kind in kinds for g, n in cells], measure_error)
+    run(RESULTS, [{"name": "exact", "gamma": g, "calls": n, "seed": 0} for g, n in ((0.0, 1), (0.5, 2), (1.0, 2))], measure)
+
+
+if __name__ == "__main__":
+    main()
