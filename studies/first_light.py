@@ -7,7 +7,6 @@ already there is not measured again (delete the file to start over). About 50 mi
 """
 
 import json
-import os
 import statistics
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 import ctm
 from ctm.metrics import flow_map_error, ratio_to_floor
 from ctm.samplers import noise, one_step
+from studies.harness import keep
 
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS = (0, 1, 2)
@@ -77,12 +77,6 @@ def measure(name, teacher, budget, teacher_steps, steps, seed):
     return result
 
 
-def keep(results):
-    part = RESULTS.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(part, RESULTS)
-
-
 def main():
     torch.set_num_threads(1)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
@@ -97,7 +91,7 @@ def main():
         else:
             result = measure(*run)
         results.append({"run": run, **result})
-        keep(results)
+        keep(RESULTS, results)
         print(*run, result, flush=True)
     summary(results)
 

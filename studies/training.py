@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import ctm
 from ctm.metrics import error_table, flow_map_error
 from ctm.run import Run
