@@ -3,8 +3,8 @@ solver, and denoising score matching.
 
     python -m studies.loss
 
-One choice at a time, 2,000 steps on the ring with the exact teacher, three seeds. One thread, about twelve minutes; results
-are kept in studies/loss.json as they come.
+One choice at a time, 2,000 steps on the ring with the exact teacher, three seeds. One thread, about twenty minutes;
+results are kept in studies/loss.json as they come.
 """
 
 import time
@@ -32,14 +32,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "local, target EMA 0.9": {"consistency": "local", "target_ema": 0.9},
     "local, target EMA 0.99": {"consistency": "local", "target_ema": 0.99},
     "local, target EMA 0.999": {"consistency": "local", "target_ema": 0.999},
+    "local, 24 levels": {"consistency": "local", "levels": 24},
+    "local, 24 levels, EMA 0.9": {"consistency": "local", "levels": 24, "target_ema": 0.9},
+    "local, 24 levels, EMA 0.99": {"consistency": "local", "levels": 24, "target_ema": 0.99},
     "soft, target EMA 0.999": {"consistency": "soft", "target_ema": 0.999},
     "DSM 0.1": {"dsm": 0.1},
     "DSM 1": {"dsm": 1.0},
     "DSM 1, adaptive": {"dsm": 1.0, "adaptive_dsm": True},
     "DSM 1, stable target": {"dsm": 1.0, "references": 1024},
-    "local, 24 levels": {"consistency": "local", "levels": 24},
-    "local, 24 levels, EMA 0.9": {"consistency": "local", "levels": 24, "target_ema": 0.9},
-    "local, 24 levels, EMA 0.99": {"consistency": "local", "levels": 24, "target_ema": 0.99},
     "Euler, 12 levels": {"solver": "euler", "levels": 12},
     "Euler, 24 levels": {"solver": "euler", "levels": 24},
     "Euler, 96 levels": {"solver": "euler"},
