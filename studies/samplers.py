@@ -35,21 +35,23 @@ Error = Callable[[Tensor, float, float, Tensor], Tensor]  # of x, t, s and the e
 
 
 class Line(ctm.FlowMap):
-    """The exact flow map of a 1-D mixture by its quantiles: the G(x, t, s) whose F_s(G) is F_t(x). Fast, to about 1e-5."""
+    """The exact flow map of a 1-D mixture by its quantiles, F_s(G(x, t, s)) = F_t(x)."""
 
     def __init__(self, world: ctm.GaussianMixture) -> None:
-        self.world = world
-        self.sigma_min, self.sigma_max, self.sigma_data = world.sigma_min, world.sigma_max, world.sigma_data
+        self.world, self.sigma_data = world, world.sigma_data
+        self.sigma_min, self.sigma_max = world.sigma_min, world.sigma_max
 
     def F(self, x: Tensor, t: float) -> Tensor:  # noqa: N802
         """The distribution function of p_t."""
-        spread = (self.world.stds**2 + t**2).sqrt()
-        return (self.world.weights * torch.special.ndtr((x - self.world.means.T) / spread)).sum(1)
+        scaled = (x - self.world.means.T) / (self.world.stds**2 + t**2).sqrt()
+        return (self.world.weights * torch.special.ndtr(scaled)).sum(1)
 
     def G(self, x: Tensor, t: float, s: float) -> Tensor:  # noqa: N802
-        reach = float(self.world.means.abs().max()) + 7 * math.hypot(float(self.world.stds.max()), s)
+        spread = math.hypot(float(self.world.stds.max()), s)
+        reach = float(self.world.means.abs().max()) + 7 * spread
         table = torch.linspace(-reach, reach, 20_001, dtype=torch.float64)[:, None]
-        return torch.from_numpy(np.interp(self.F(x, t), self.F(table, s), table[:, 0]))[:, None]
+        found = np.interp(self.F(x, t), self.F(table, s), table[:, 0])
+        return torch.from_numpy(found)[:, None]
 
     def denoiser(self, x: Tensor, t: float) -> Tensor:
         return self.world.denoiser(x, t)
@@ -59,8 +61,8 @@ class Perturbed(ctm.FlowMap):
     """A flow map with an error put in on purpose: G(x, t, s) = exact + error."""
 
     def __init__(self, exact: ctm.FlowMap, error: Error) -> None:
-        self.exact, self.error = exact, error
-        self.sigma_min, self.sigma_max, self.sigma_data = exact.sigma_min, exact.sigma_max, exact.sigma_data
+        self.exact, self.error, self.sigma_data = exact, error, exact.sigma_data
+        self.sigma_min, self.sigma_max = exact.sigma_min, exact.sigma_max
 
     def G(self, x: Tensor, t: float, s: float) -> Tensor:  # noqa: N802
         there = self.exact.G(x, t, s)
@@ -70,21 +72,27 @@ class Perturbed(ctm.FlowMap):
         return self.exact.denoiser(x, t)
 
 
-def smooth(size: float, sigma_data: float, seed: int, shape: Callable[[float, float], float]) -> Error:
-    """A fixed smooth random field of root mean square ``size * sigma_data * shape(t, s)``: 24 waves in the scaled point and
-    in the logarithms of both times."""
-    generator = torch.Generator().manual_seed(seed)
-    waves = 3 * torch.randn(3, 24, generator=generator).double()
-    phases = 2 * math.pi * torch.rand(24, generator=generator).double()
-    sides = torch.randn(24, 1, generator=generator).double()
-    sides *= math.sqrt(2) / sides.norm()
+def smooth(shape: Callable[[float, float, float], float]) -> Callable[[float, float, int], Error]:
+    """A fixed random field whose root mean square is size * sigma_data * shape(t, s, sigma_data).
 
-    def error(x: Tensor, t: float, s: float, there: Tensor) -> Tensor:
-        place = x / math.hypot(t, sigma_data) * waves[0]
-        angle = place + (math.log(t) * waves[1] + math.log(s) * waves[2]) / 4 + phases
-        return size * sigma_data * shape(t, s) * angle.cos() @ sides
+    It is a sum of 24 waves in the scaled point and in the logarithms of both times.
+    """
 
-    return error
+    def make(size: float, sigma_data: float, seed: int) -> Error:
+        generator = torch.Generator().manual_seed(seed)
+        waves = 3 * torch.randn(3, 24, generator=generator).double()
+        phases = 2 * math.pi * torch.rand(24, generator=generator).double()
+        sides = torch.randn(24, 1, generator=generator).double()
+        sides *= math.sqrt(2) / sides.norm()
+
+        def error(x: Tensor, t: float, s: float, there: Tensor) -> Tensor:
+            place = x / math.hypot(t, sigma_data) * waves[0]
+            angle = place + (math.log(t) * waves[1] + math.log(s) * waves[2]) / 4 + phases
+            return size * sigma_data * shape(t, s, sigma_data) * angle.cos() @ sides
+
+        return error
+
+    return make
 
 
 def fresh(size: float, sigma_data: float, seed: int) -> Error:
@@ -92,7 +100,8 @@ def fresh(size: float, sigma_data: float, seed: int) -> Error:
     generator = torch.Generator().manual_seed(seed)
 
     def error(x: Tensor, t: float, s: float, there: Tensor) -> Tensor:
-        return size * sigma_data * (1 - s / t) * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        drawn = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        return size * sigma_data * (1 - s / t) * drawn
 
     return error
 
@@ -101,15 +110,15 @@ def fresh(size: float, sigma_data: float, seed: int) -> Error:
 ERRORS: dict[str, Callable[[float, float, int], Error]] = {
     "none": lambda size, sd, seed: lambda x, t, s, there: torch.zeros_like(there),
     # no boundary condition: even a jump of no length errs
-    "every jump": lambda size, sd, seed: smooth(size, sd, seed, lambda t, s: 1.0),
+    "every jump": smooth(lambda t, s, sd: 1.0),
     # the aim g is wrong by the same amount at every noise level
-    "in g": lambda size, sd, seed: smooth(size, sd, seed, lambda t, s: 1 - s / t),
+    "in g": smooth(lambda t, s, sd: 1 - s / t),
     # short jumps are better than in proportion, as when the denoiser is trained well
-    "long jumps": lambda size, sd, seed: smooth(size, sd, seed, lambda t, s: (1 - s / t) ** 2),
+    "long jumps": smooth(lambda t, s, sd: (1 - s / t) ** 2),
     # the network's output F is, and reaches g through EDM's c_out
-    "in F": lambda size, sd, seed: smooth(size, sd, seed, lambda t, s: (1 - s / t) * t / math.hypot(t, sd)),
+    "in F": smooth(lambda t, s, sd: (1 - s / t) * t / math.hypot(t, sd)),
     # the score is: below the width 0.3 of the modes the error of the aim falls like t^2
-    "in the score": lambda size, sd, seed: smooth(size, sd, seed, lambda t, s: (1 - s / t) * t**2 / (t**2 + 0.3**2)),
+    "in the score": smooth(lambda t, s, sd: (1 - s / t) * t**2 / (t**2 + 0.3**2)),
     "fresh": fresh,
     # the aim is pulled towards the mean, 0: g becomes (1 - size) g
     "shrunk aim": lambda size, sd, seed: lambda x, t, s, there: -size * (there - s / t * x),
