@@ -1,6 +1,6 @@
 """Ready-made worlds. Each is a Gaussian mixture, so each comes with its exact teacher.
 
-The 2-D sets are centred and scaled to ``sigma_data = 0.5``, EDM's convention; the 1-D sets keep round numbers.
+The sets in 2-D and 16-D are centred and scaled to ``sigma_data = 0.5``, EDM's convention; the 1-D sets keep round numbers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ __all__ = [
     "WORLDS",
     "GaussianMixture",
     "checkerboard",
+    "clusters",
     "one_gaussian",
     "pinwheel",
     "ring",
@@ -71,6 +72,12 @@ def pinwheel() -> GaussianMixture:
     return _standardised(means, (0.05 + 0.05 * radius).repeat(5), weights)
 
 
+def clusters() -> GaussianMixture:
+    """16-D: sixteen equal Gaussians at random centres, 3.4 to 7.9 of their own standard deviations apart."""
+    centres = torch.randn((16, 16), generator=torch.Generator().manual_seed(16), dtype=torch.float64)
+    return _standardised(centres, 1.0)
+
+
 def one_gaussian() -> GaussianMixture:
     """1-D: one Gaussian, mean 0.5 and standard deviation 0.5; its flow map is affine."""
     return GaussianMixture([[0.5]], 0.5)
@@ -100,6 +107,7 @@ WORLDS: dict[str, Callable[[], GaussianMixture]] = {
         spirals,
         swiss_roll,
         pinwheel,
+        clusters,
         one_gaussian,
         two_gaussians,
         uneven_two_gaussians,
