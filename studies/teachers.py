@@ -1,0 +1,104 @@
+"""Teacher or no teacher: an exact one, a learned one and none, at equal numbers of updates, on every world.
+
+    python -m studies.teachers
+
+2,000 updates in all: on the exact teacher; 1,000 for a denoiser and 1,000 for the jumps; or 2,000 with no teacher. On four
+worlds each regime also has 8,000, and in 16 dimensions one longer run stands for 90 seconds. Five seeds each. One
+thread, about ninety minutes; results are kept in studies/teachers.json as they come.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ctm
+from ctm.metrics import error_table, flow_map_error, ratio_to_floor
+from ctm.samplers import gamma_sampling, noise, one_step
+from ctm.schedules import karras_times, rho_time
+from studies.harness import run
+
+RESULTS = Path(__file__).with_suffix(".json")
+SEEDS = (0, 1, 2, 3, 4)
+REGIMES = ("exact", "learned", "none")
+STEPS, MORE = 2000, 8000
+LONG = ("two_gaussians", "ring", "two_moons", "clusters")
+BUDGET = 9000  # updates in 16 dimensions at width 160: 90 seconds
+WIDE = {"width": 160, "gain": 2.0}
+
+
+def model(world: ctm.GaussianMixture, seed: int, **network: Any) -> ctm.CTM:
+    return ctm.CTM(ctm.networks.MLP(world.means[0].numel(), seed=seed, **network), world.sigma_data)
+
+
+def trained(world: ctm.GaussianMixture, regime: str, steps: int, seed: int) -> ctm.CTM:
+    """A model after ``steps`` updates in all, those of its own teacher among them."""
+    student, teacher = model(world, seed), {"exact": world, "none": None}.get(regime)
+    if regime == "learned":
+        teacher = model(world, seed)
+        ctm.train_denoiser(teacher, world, steps=steps // 2, seed=seed)
+        student.load_state_dict(teacher.state_dict())
+        steps -= steps // 2
+    ctm.train(student, world, teacher, steps, seed)
+    return student
+
+
+def jumps_error(student: ctm.CTM, world: ctm.GaussianMixture, jumps: int, n: int = 2000) -> float:
+    """The one-step error with ``jumps`` jumps in place of one (gamma = 0)."""
+    generator = torch.Generator().manual_seed(0)
+    x0 = world.sample(n, generator=generator)
+    x = x0 + student.sigma_max * torch.randn(x0.shape, generator=generator)
+    times = karras_times(jumps, student.sigma_min, student.sigma_max)
+    difference = gamma_sampling(student, x, times) - world.G(x, student.sigma_max, student.sigma_min)
+    return float((difference.square().sum() / x0.square().sum()).sqrt())
+
+
+def figures(student: ctm.CTM, world: ctm.GaussianMixture) -> dict[str, Any]:
+    """One jump, four jumps, the mean over a table of jumps, the denoiser, and the samples' distance to the data."""
+    levels = rho_time(torch.linspace(0, 1, 5, dtype=torch.float64), student.sigma_min, student.sigma_max)
+    levels = levels.clamp(student.sigma_min, student.sigma_max).tolist()
+    shape = tuple(world.means.shape[1:])
+    ratio = ratio_to_floor(
+        lambda n, generator: one_step(student, noise(student, n, shape, generator=generator)),
+        world,
+        "W1" if shape == (1,) else "sliced W2",
+        n=10_000,
+    )
+    return {
+        "error": round(flow_map_error(student, world), 5),
+        "four_jumps": round(jumps_error(student, world, 4), 5),
+        "table_error": round(float(error_table(student, world, levels, n=1000).nanmean()), 5),
+        "ratio": round(ratio.mean, 3),
+    }
+
+
+def measure(world: str, regime: str, steps: int, seed: int) -> dict[str, Any]:
+    truth = ctm.data.WORLDS[world]()
+    started = time.process_time()
+    student = trained(truth, regime, steps, seed)
+    seconds = time.process_time() - started
+    return {**figures(student, truth), "seconds": round(seconds, 1)}
+
+
+def measure_wide(world: str, regime: str, steps: int, seed: int, width: int) -> dict[str, Any]:
+    truth = ctm.data.WORLDS[world]()
+    student = model(truth, seed, **WIDE)
+    started = time.process_time()
+    ctm.train(student, truth, truth, steps, seed, ctm.Recipe(lr=6e-3))
+    seconds = time.process_time() - started
+    return {**figures(student, truth), "seconds": round(seconds, 1)}
+
+
+def main() -> None:
+    def job(world: str, regime: str, steps: int, seed: int) -> dict[str, Any]:
+        return {"world": world, "regime": regime, "steps": steps, "seed": seed}
+
+    for seed in SEEDS:
+        run(RESULTS, [job(world, regime, STEPS, seed) for world in ctm.data.WORLDS for regime in REGIMES], measure)
+        run(RESULTS, [job("clusters", "exact", BUDGET, seed) | {"width": WIDE["width"]}], measure_wide)
+        run(RESULTS, [job(world, "none", MORE, seed) for world in LONG], measure)
+
+
+if __name__ == "__main__":
+    main()
