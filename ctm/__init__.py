@@ -2,6 +2,7 @@
 
 from ctm import checkpoints, data, losses, metrics, models, networks, parametrisations, samplers, schedules, solvers
 from ctm.checkpoints import load, read_card, save
+from ctm.diagnosis import doctor
 from ctm.flow_map import FlowMap
 from ctm.mixture import GaussianMixture
 from ctm.models import CTM
@@ -19,6 +20,7 @@ __all__ = [
     "Recipe",
     "checkpoints",
     "data",
+    "doctor",
     "load",
     "losses",
     "metrics",

@@ -13,6 +13,7 @@ from torch import Tensor
 from ctm._checks import check_choice, check_number, check_points
 from ctm.flow_map import FlowMap
 from ctm.mixture import GaussianMixture
+from ctm.pairs import Data
 
 Metric = Callable[[Tensor, Tensor], float]
 
@@ -106,9 +107,7 @@ METRICS: dict[str, Metric] = {
 """The distances between two sets of points, by name."""
 
 
-def noise_floor(
-    world: GaussianMixture, metric: str = "sliced W2", *, n: int = 2000, draws: int = 8, seed: int = 0
-) -> list[float]:
+def noise_floor(world: Data, metric: str = "sliced W2", *, n: int = 2000, draws: int = 8, seed: int = 0) -> list[float]:
     """The distance between two independent true sets of ``n`` points, for each of ``draws`` pairs.
 
     No sampler can be told to be better than this with so many points: it is the ruler's own error.
@@ -130,7 +129,7 @@ class Ratio:
 
 def ratio_to_floor(
     sampler: Callable[[int, torch.Generator], Tensor],
-    world: GaussianMixture,
+    world: Data,
     metric: str = "sliced W2",
     *,
     n: int = 2000,
@@ -141,7 +140,7 @@ def ratio_to_floor(
 
     Args:
         sampler: called with a number of points and a generator, returns that many samples.
-        world: where the true sets are drawn.
+        world: where the true sets are drawn, anything with ``sample``.
         metric: a name in :data:`METRICS`.
         n: points in each set.
         draws: independent draws. The interval is 1.96 standard errors of both means, by the delta
@@ -157,7 +156,7 @@ def ratio_to_floor(
 
 def _draws(
     sampler: Callable[[int, torch.Generator], Tensor] | None,
-    world: GaussianMixture,
+    world: Data,
     metric: str,
     n: int,
     draws: int,

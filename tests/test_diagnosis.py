@@ -1,0 +1,107 @@
+"""The doctor: sound maps are called sound, each broken one by its cause, each figure recomputed."""
+
+import math
+
+import pytest
+import torch
+from helpers import AffineMap
+
+import ctm
+
+
+class Changed(ctm.FlowMap):
+    """A flow map with one thing wrong."""
+
+    def __init__(self, sound, jump=None, denoiser=None):
+        self.sigma_min, self.sigma_max, self.sigma_data = sound.sigma_min, sound.sigma_max, sound.sigma_data
+        self.sound = sound
+        self.G = jump or sound.G
+        self.denoiser = denoiser or sound.denoiser
+
+    def G(self, x, t, s):
+        raise NotImplementedError
+
+    def denoiser(self, x, t):
+        raise NotImplementedError
+
+
+def figure(report, name):
+    return next(check.value for check in report.checks if check.name == name)
+
+
+@pytest.mark.parametrize("name", ["ring", "uneven_two_gaussians", "clusters"])
+def test_the_exact_map_is_sound(name):
+    world = ctm.data.WORLDS[name]()
+    report = ctm.doctor(world, world, n=1000)
+    assert report.red == []
+    assert report.first_red is None
+    assert str(report).endswith("All sound.")
+    assert figure(report, "boundary") < 1e-6
+    assert figure(report, "semigroup") < 1e-5
+    assert figure(report, "regression") < 1.002  # 1 at pure noise, up to the draw
+
+
+def test_figures_of_a_gaussian_are_known():
+    world = ctm.data.one_gaussian()
+    report = ctm.doctor(AffineMap(), world, n=3000)
+    assert report.red == []
+    assert figure(report, "direction") == pytest.approx(1, abs=0.03)
+    assert figure(report, "regression") == pytest.approx(1, abs=0.02)  # its denoiser is the straight line
+    # g(x, t, 0.98 t) - D(x, t) = (x - 1/2) k(t), in closed form
+
+    def k(t, r=0.98):
+        a = ((0.25 + (r * t) ** 2) / (0.25 + t**2)) ** 0.5
+        return abs((a - r) / (1 - r) - 0.25 / (0.25 + t**2)) * math.hypot(0.5, t) / 0.5
+
+    levels = ctm.schedules.karras_times(4, 0.002, 10.0)[:-1].tolist()
+    assert figure(report, "slope") == pytest.approx(max(k(t) for t in levels), rel=0.05)
+
+
+exact = ctm.data.ring()
+BROKEN = {
+    "the identity": (Changed(exact, jump=lambda x, t, s: x), "slope"),
+    "a jump away": (Changed(exact, jump=lambda x, t, s: 2 * x - exact.G(x, t, s)), "slope"),
+    "no boundary": (Changed(exact, jump=lambda x, t, s: exact.G(x, t, s) + 0.01), "boundary"),
+    "not finite": (Changed(exact, jump=lambda x, t, s: x * torch.nan), "boundary"),
+    "another denoiser": (Changed(exact, denoiser=lambda x, t: exact.denoiser(x, t) + 0.2), "slope"),
+    "one Euler step": (
+        Changed(exact, jump=lambda x, t, s: s / t * x + (1 - s / t) * exact.denoiser(x, t)),
+        "semigroup",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_map_is_told_by_its_cause(name):
+    broken, first = BROKEN[name]
+    report = ctm.doctor(broken, exact, n=500)
+    assert report.first_red.name == first
+    assert "RED" in str(report)
+    assert f"Look first at {first}" in str(report)
+
+
+def test_the_identity_goes_nowhere_and_the_mirror_goes_away():
+    assert figure(ctm.doctor(BROKEN["the identity"][0], exact, n=500), "direction") == 0
+    assert figure(ctm.doctor(BROKEN["a jump away"][0], exact, n=500), "direction") < -0.9
+
+
+def test_a_denoiser_that_shrinks_too_much_is_no_posterior_mean():
+    half = Changed(exact, denoiser=lambda x, t: exact.denoiser(x, t) / 2)
+    report = ctm.doctor(half, exact, n=2000)
+    # at small t, D / 2 = x_0 / 2: E<x_0 - D, D> = E|x_0|^2 / 4
+    assert figure(report, "orthogonality") == pytest.approx(0.25, abs=0.02)
+    assert figure(report, "regression") > 1.05
+
+
+def test_bad_input_is_named():
+    with pytest.raises(TypeError, match="flow_map must have G"):
+        ctm.doctor(torch.nn.Linear(2, 2), exact)
+    with pytest.raises(TypeError, match="data must have a method sample"):
+        ctm.doctor(exact, torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="n must lie in"):
+        ctm.doctor(exact, exact, n=1)
+
+
+def test_the_same_seed_gives_the_same_report():
+    model = ctm.CTM(ctm.networks.MLP(2, seed=3), 0.5)
+    assert ctm.doctor(model, exact, n=200) == ctm.doctor(model, exact, n=200)
