@@ -14,7 +14,7 @@ from ctm._checks import NonFiniteError, check_number, check_points
 from ctm.flow_map import FlowMap
 from ctm.metrics import ratio_to_floor
 from ctm.pairs import Data
-from ctm.schedules import karras_times
+from ctm.schedules import rho_time
 
 ADVICE = {
     "boundary": "G(x, t, t) is not x. Is the skip built in, and are the times of the two branches the same?",
@@ -27,6 +27,10 @@ ADVICE = {
     "samples": "single jumps are sound and samples are not. Does sampling start at sigma_max, with the averaged weights?",
 }
 """What to look at first, by the name of the check."""
+
+
+FRACTIONS = (0.0, 0.23, 0.47, 0.71, 1.0)
+"""Where the noise levels lie between noise and data; off the usual grids, on which a model may be better than between."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,8 @@ class Report:
 def doctor(flow_map: FlowMap, data: Data, *, n: int = 2000, seed: int = 0) -> Report:
     r"""Check a flow map against its laws and against its data. Nothing exact is needed, only samples.
 
-    Points are :math:`x_t = x_0 + t\,\epsilon` at five noise levels equal in :math:`t^{1/7}`; :math:`\sigma` is
-    ``sigma_data``; |.| is a root mean square. Each figure is the one farthest from sound over the levels.
+    Points are :math:`x_t = x_0 + t\,\epsilon` at five noise levels (``FRACTIONS``, in :math:`t^{1/7}`); :math:`\sigma` is
+    ``sigma_data``; bars are a root mean square. Each figure is the one farthest from sound over the levels.
 
     - *boundary*: :math:`|G(x_t, t, t) - x_t| / \sqrt{t^2 + \sigma^2}`;
     - *slope*: :math:`|x_t - (x_t - G(x_t, t, r))\, t/(t - r) - D(x_t, t)| / \sigma` with :math:`r = 0.98\, t`: does the jump
@@ -113,7 +117,8 @@ def doctor(flow_map: FlowMap, data: Data, *, n: int = 2000, seed: int = 0) -> Re
     x0 = check_points(data.sample(n, generator=generator), "data.sample(n)")
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
     centre, sd = x0.mean(0), flow_map.sigma_data
-    levels = karras_times(4, flow_map.sigma_min, flow_map.sigma_max).tolist()
+    limits = flow_map.sigma_min, flow_map.sigma_max
+    levels = rho_time(torch.tensor(FRACTIONS, dtype=torch.float64), *limits).clamp(*limits).tolist()
     pairs = list(combinations(levels, 2))
     far = [(t, s) for t, s in pairs if s >= 0.5 * sd] or pairs[:1]
 

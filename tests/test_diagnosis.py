@@ -7,6 +7,7 @@ import torch
 from helpers import AffineMap
 
 import ctm
+from ctm.diagnosis import FRACTIONS
 
 
 class Changed(ctm.FlowMap):
@@ -53,7 +54,7 @@ def test_figures_of_a_gaussian_are_known():
         a = ((0.25 + (r * t) ** 2) / (0.25 + t**2)) ** 0.5
         return abs((a - r) / (1 - r) - 0.25 / (0.25 + t**2)) * math.hypot(0.5, t) / 0.5
 
-    levels = ctm.schedules.karras_times(4, 0.002, 10.0)[:-1].tolist()
+    levels = ctm.schedules.rho_time(torch.tensor(FRACTIONS[:-1]).double(), 0.002, 10.0).tolist()
     assert figure(report, "slope") == pytest.approx(max(k(t) for t in levels), rel=0.05)
 
 
