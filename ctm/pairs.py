@@ -128,7 +128,10 @@ class Trajectories:
 
     def pairs(self, levels: Levels, generator: torch.Generator) -> Pairs:
         """Two points each of trajectories drawn at random."""
-        row = torch.randint(len(self.points), levels.t.shape, generator=generator)
+        return self.at(torch.randint(len(self.points), levels.t.shape, generator=generator), levels)
+
+    def at(self, row: Tensor, levels: Levels) -> Pairs:
+        """Two points each of the trajectories ``row``, shape ``(n,)``."""
         xt, xu = self.points[row, levels.t], self.points[row, levels.u]
         t, u, s = (as_column(self.times[row, k], xt) for k in levels)
         return Pairs(xt, t, xu, u, s)
