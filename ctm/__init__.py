@@ -2,8 +2,11 @@
 
 from ctm import checkpoints, data, losses, metrics, models, networks, parametrisations, samplers, schedules, solvers
 from ctm.checkpoints import load, read_card, save
+from ctm.conditional import ConditionalCTM
 from ctm.diagnosis import doctor
 from ctm.flow_map import FlowMap
+from ctm.guidance import train_conditional
+from ctm.labelled import LabelledMixture
 from ctm.mixture import GaussianMixture
 from ctm.models import CTM
 from ctm.recipe import DENOISER, SCRATCH, Recipe
@@ -14,9 +17,11 @@ __all__ = [
     "CTM",
     "DENOISER",
     "SCRATCH",
+    "ConditionalCTM",
     "FlowMap",
     "GaussianMixture",
     "History",
+    "LabelledMixture",
     "Recipe",
     "checkpoints",
     "data",
@@ -33,5 +38,6 @@ __all__ = [
     "schedules",
     "solvers",
     "train",
+    "train_conditional",
     "train_denoiser",
 ]

@@ -50,7 +50,7 @@ class LinearConstraint:
         return x + ((y - self.measure(x)) @ self.matrix.to(x.dtype)).reshape(x.shape)
 
     def conditional(self, world: GaussianMixture, y: Tensor) -> GaussianMixture:
-        r"""The exact :math:`p(z \mid A x = y)` for one ``y`` of shape ``(m,)``, in the coordinates :math:`z = B x` of the plane.
+        r"""The exact :math:`p(z \mid A x = y)` for one ``y`` of shape ``(m,)``; :math:`z = B x` is the place in the plane.
 
         :math:`A x` and :math:`z` are independent within a component, so that
 
@@ -72,7 +72,7 @@ def inpainting(known: Tensor) -> LinearConstraint:
 
 
 def superresolution(side: int, block: int) -> LinearConstraint:
-    """The means of ``block`` x ``block`` pixels of a square image are given, times ``block`` so that the rows have norm 1."""
+    """The means of ``block`` x ``block`` pixels of a square image are given, times ``block``: rows have norm 1."""
     check_number(side, "side", 2, integer=True)
     check_number(block, "block", 2, side, integer=True)
     if side % block:
@@ -82,7 +82,7 @@ def superresolution(side: int, block: int) -> LinearConstraint:
 
 
 def colourisation(shape: tuple[int, ...], channels: int = 3) -> LinearConstraint:
-    r"""The mean over the channels of each pixel is given, times :math:`\sqrt{channels}`; a point is ``(channels, *shape)``."""
+    r"""The mean over the channels of each pixel, times :math:`\sqrt{channels}`, is given; points ``(channels, *shape)``."""
     check_number(channels, "channels", 2, integer=True)
     pixels = torch.Size(shape).numel()
     grey = torch.full((1, channels), channels**-0.5, dtype=torch.float64)
@@ -137,9 +137,11 @@ def partial_noise(
     *,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Make a rough ``guide`` look like data (SDEdit; Meng et al. 2022): noise it to ``times[0]``, then sample on from there.
+    r"""Make a rough ``guide`` look like data (SDEdit; Meng et al. 2022): noise it to ``times[0]``, then sample from there.
 
-    .. math:: x_{t_0} = x_{guide} + t_0\,\epsilon, \qquad x = G(x_{t_0}, t_0, \sigma_{min}) \text{ or more jumps of}\ \gamma\text{-sampling.}
+    .. math:: x_{t_0} = x_{guide} + t_0\,\epsilon, \qquad x = G(x_{t_0}, t_0, \sigma_{min})
+
+    or, in more jumps, gamma-sampling from :math:`x_{t_0}`.
 
     Args:
         flow_map: an exact, solved or learned flow map.
@@ -169,5 +171,7 @@ def accept(log_ratio: Tensor, log_bound: float | None = None, *, generator: torc
     """
     bound = float(log_ratio.max()) if log_bound is None else log_bound
     if log_ratio.ndim != 1 or bool((log_ratio > bound + 1e-9).any()):
-        raise ValueError(f"log_ratio must have shape (n,) and not exceed log_bound = {bound:g}, got {tuple(log_ratio.shape)}")
+        raise ValueError(
+            f"log_ratio must have shape (n,) and not exceed log_bound = {bound:g}, got {tuple(log_ratio.shape)}"
+        )
     return torch.rand(len(log_ratio), generator=generator) < (log_ratio - bound).exp()

@@ -90,13 +90,9 @@ class ConditionalRun(Run):
             low, high = self.strengths
             self.w = low + (high - low) * torch.rand(recipe.pool, generator=generator)
             teacher = self.conditional.given(self.label, self.w)
-            route = Route(
-                recipe.levels, recipe.continuous, teacher, STEPS[recipe.solver], recipe.substeps, self.limits
-            )
+            route = Route(recipe.levels, recipe.continuous, teacher, STEPS[recipe.solver], recipe.substeps, self.limits)
             self.pool.refill(x0, route, generator)
-        levels = draw_levels(
-            recipe.batch, recipe.levels, recipe.consistency, recipe.from_noise, recipe.to_data, generator
-        )
+        levels = draw_levels(recipe.batch, recipe.levels, recipe.consistency, recipe.from_noise, recipe.to_data, generator)
         row = torch.randint(recipe.pool, (recipe.batch,), generator=generator)
         student, target = (model.given(self.label[row], self.w[row]) for model in (self.student, self.target))
         return consistency_loss(student, target, self.pool.at(row, levels), recipe.compare)

@@ -73,11 +73,13 @@ class LabelledMixture(GaussianMixture):
     def guided_score(self, flat: Tensor, time: Tensor, label: Tensor, w: Tensor) -> Tensor:
         r""":math:`(1 - w)\, \nabla \log p_t(x) + w\, \nabla \log p_t(x \mid c)`, as a sum over components.
 
-        Each component pulls with :math:`(1 - w)\, r_k + w\, r_k^c`, its probability given ``x`` and given ``x`` and ``c``. All in
-        float64: points ``(n, d)``, the others ``(n, 1)``.
+        Each component pulls with :math:`(1 - w)\, r_k + w\, r_k^c`, its probability given ``x``, and given ``x`` and ``c``.
+        All in float64: points ``(n, d)``, the others ``(n, 1)``.
         """
         parts = []
-        for x, t, c, strength in zip(*(part.split(max(1, CHUNK // len(self.stds))) for part in (flat, time, label, w)), strict=True):
+        for x, t, c, strength in zip(
+            *(part.split(max(1, CHUNK // len(self.stds))) for part in (flat, time, label, w)), strict=True
+        ):
             log_terms, variance = self._log_terms(x, t)
             foreign = (c != self.labels) & (c != NO_LABEL)
             share = (1 - strength) * log_terms.softmax(1) + strength * log_terms.masked_fill(foreign, -torch.inf).softmax(1)

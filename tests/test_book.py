@@ -94,7 +94,18 @@ def test_the_first_use_of_every_term_links_to_the_glossary():
 
 
 def test_lower_rooms_do_not_import_upper_ones():
-    lower = ["_checks", "flow_map", "oracle", "mixture", "data", "schedules", "networks", "models"]
+    lower = [
+        "_checks",
+        "flow_map",
+        "oracle",
+        "mixture",
+        "labelled",
+        "data",
+        "schedules",
+        "networks",
+        "models",
+        "conditional",
+    ]
     order = [
         *lower,
         "parametrisations",
@@ -105,7 +116,9 @@ def test_lower_rooms_do_not_import_upper_ones():
         "checkpoints",
         "run",
         "training",
+        "guidance",
         "samplers",
+        "editing",
         "metrics",
         "diagnosis",
         "plotting",
