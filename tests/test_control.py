@@ -29,6 +29,12 @@ def conditional(seed=0, **network):
     return ConditionalCTM(ctm.networks.MLP(2, width=16, layers=2, seed=seed, conditions=3, **network), RINGS.sigma_data)
 
 
+def cdf_of(world):
+    """The distribution function of a 1-D world."""
+    w, m, c = (part.numpy() for part in (world.weights, world.means[:, 0], world.stds))
+    return lambda x: stats.norm.cdf(np.asarray(x)[:, None], m, c) @ w
+
+
 # --- labelled worlds
 
 
@@ -45,12 +51,7 @@ def test_points_and_labels_are_drawn_together():
     assert label.float().mean().item() == pytest.approx(0.5, abs=0.015)
     for c in (0, 1):
         world = UNEVEN.of_class(c)
-        sd = world.stds
-
-        def cdf(v, world=world, sd=sd):
-            return sum(w * stats.norm.cdf(v, m, s) for w, m, s in zip(world.weights, world.means[:, 0], sd, strict=True))
-
-        assert stats.kstest(x[label == c, 0].numpy(), cdf).pvalue > 0.005
+        assert stats.kstest(x[label == c, 0].numpy(), cdf_of(world)).pvalue > 0.005
 
 
 def test_a_class_has_the_noise_levels_of_the_whole():
@@ -134,12 +135,12 @@ def test_training_teaches_the_class_and_the_strength():
     recipe = ctm.Recipe(pool=1024, levels=24, batch=256)
     history = train_conditional(model, RINGS, steps=500, recipe=recipe, strengths=(1.0, 4.0), drop=0.2)
     assert history.loss[-1] < history.loss[0] / 5
-    x = 10.0 * torch.randn(500, 2, generator=generator())
+    x = 10.0 * torch.randn(200, 2, generator=generator())
     for label, w in ((0, 1.0), (1, 4.0), (None, 1.0)):
         exact = RINGS.given(label, w).G(x, 10.0, 0.002)
+        right = (model.given(label, w).G(x, 10.0, 0.002) - exact).square().mean()
         for other in ((1, 1.0), (0, 1.0), (0, 4.0)):
             wrong = (model.given(*other).G(x, 10.0, 0.002) - exact).square().mean()
-            right = (model.given(label, w).G(x, 10.0, 0.002) - exact).square().mean()
             assert other == (label, w) or right < wrong / 2
 
 
@@ -160,10 +161,11 @@ def test_a_conditional_denoiser_is_learned_by_score_matching():
     model = ConditionalCTM(ctm.networks.MLP(2, width=48, layers=3, conditions=3), RINGS.sigma_data)
     train_conditional(model, RINGS, steps=600, recipe=ctm.Recipe(consistency=None, dsm=1.0, batch=512), drop=0.3)
     x = noised(RINGS, 0.6, n=2000, dtype=torch.float32)
-    for label in (0, 1, None):
-        exact = RINGS.given(label).denoiser(x, 0.6)
-        error = (model.given(label).denoiser(x, 0.6) - exact).square().mean().sqrt()
-        assert error < 0.25 * exact.std()
+    exact = {label: RINGS.given(label).denoiser(x, 0.6) for label in (0, 1, None)}
+    for label, goal in exact.items():
+        learned = model.given(label).denoiser(x, 0.6)
+        far = {other: (learned - theirs).square().mean().sqrt().item() for other, theirs in exact.items()}
+        assert all(far[label] < far[other] / 2 for other in exact if other is not label), far
 
 
 # --- linear constraints
@@ -213,12 +215,8 @@ def test_the_exact_conditional_agrees_with_a_strip_of_samples():
     z = strip @ constraint.plane.T
     exact = constraint.conditional(world, y)
 
-    def cdf(v):
-        terms = zip(exact.weights, exact.means[:, 0], exact.stds, strict=True)
-        return sum(w * stats.norm.cdf(v, m, s) for w, m, s in terms)
-
     assert len(z) > 3000
-    assert stats.kstest(z[:, 0].numpy(), cdf).pvalue > 0.005
+    assert stats.kstest(z[:, 0].numpy(), cdf_of(exact)).pvalue > 0.005
     lifted = constraint.lift(z, constraint.measure(strip))
     assert torch.allclose(lifted, strip, atol=1e-12)
 
