@@ -29,10 +29,9 @@ class ConditionalCTM(CTM):
         self, network: MLP, sigma_data: float, sigma_min: float | None = None, sigma_max: float | None = None
     ) -> None:
         super().__init__(network, sigma_data, sigma_min, sigma_max)
-        conditions = network.config["conditions"]
-        if conditions < 2:
-            raise ValueError(f"network must have conditions >= 2, the classes and one for w, got {conditions}")
-        self.classes = int(conditions) - 1
+        if network.conditions < 2:
+            raise ValueError(f"network must have conditions >= 2, the classes and one for w, got {network.conditions}")
+        self.classes = network.conditions - 1
 
     def given(self, label: Label, w: float | Tensor = 1.0) -> CTM:
         r"""The model for one class and strength, or for one of each per sample. ``w`` has no meaning without a class."""

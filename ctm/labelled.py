@@ -125,8 +125,8 @@ class GuidedMixture(FlowMap):
         rows = max(1, CHUNK // (len(self.world.stds) + d))
         scale, tolerance = float(self.world.stds.min()), 1e-9 * self.sigma_data
         parts = [
-            integrate(velocity, *part, scale, tolerance)
-            for part in zip(*(whole.split(rows) for whole in (state, start, end)), strict=True)
+            integrate(velocity, z, u, v, scale, tolerance)
+            for z, u, v in zip(*(whole.split(rows) for whole in (state, start, end)), strict=True)
         ]
         return torch.cat(parts)[:, :d].reshape(x.shape).to(x.dtype)
 

@@ -46,7 +46,7 @@ class MLP(nn.Module):
         check_number(conditions, "conditions", 0, LARGEST, integer=True)
         self.config = {"dim": dim, "width": width, "layers": layers, "features": features, "gain": gain}
         self.config |= {"conditions": conditions}
-        self.gain = gain
+        self.gain, self.conditions = gain, conditions
         self.register_buffer("frequencies", 2 * math.pi * 2.0 ** torch.linspace(-3, 1, features))
         sizes = [dim + 2 * (2 * features + 1) + conditions] + [width] * layers
         with torch.random.fork_rng(devices=[]):
@@ -66,6 +66,5 @@ class MLP(nn.Module):
             raise TypeError(f"x must be {self.frequencies.dtype} like the network's weights, got {x.dtype}")
         times = torch.stack([tau_t, tau_s], 1)  # (n, 2)
         angle = (times[:, :, None] * self.frequencies).flatten(1)
-        condition = flat.new_zeros(1, self.config["conditions"]) if condition is None else condition
-        told = condition.expand(len(flat), self.config["conditions"])
+        told = (flat.new_zeros(1, self.conditions) if condition is None else condition).expand(len(flat), -1)
         return self.body(torch.cat([self.gain * flat, times, angle.sin(), angle.cos(), told], 1)).reshape(x.shape)

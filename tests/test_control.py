@@ -162,7 +162,7 @@ def test_a_conditional_denoiser_is_learned_by_score_matching():
     train_conditional(model, RINGS, steps=600, recipe=ctm.Recipe(consistency=None, dsm=1.0, batch=512), drop=0.3)
     x = noised(RINGS, 0.6, n=2000, dtype=torch.float32)
     exact = {label: RINGS.given(label).denoiser(x, 0.6) for label in (0, 1, None)}
-    for label, goal in exact.items():
+    for label in exact:
         learned = model.given(label).denoiser(x, 0.6)
         far = {other: (learned - theirs).square().mean().sqrt().item() for other, theirs in exact.items()}
         assert all(far[label] < far[other] / 2 for other in exact if other is not label), far
