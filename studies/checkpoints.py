@@ -57,7 +57,7 @@ def figures(model: ctm.CTM, world: ctm.GaussianMixture) -> dict[str, float]:
 def conditional_figures(model: ctm.ConditionalCTM, world: ctm.LabelledMixture, strongest: float) -> dict[str, float]:
     """The error of one step against the exact guided map: no label, the class itself, the strongest guidance."""
     generator = torch.Generator().manual_seed(1)
-    x0, label = world.sample_labelled(300, generator=generator)
+    x0, label = world.sample_labelled(100, generator=generator)
     x = x0 + model.sigma_max * torch.randn(x0.shape, generator=generator)
     found = {}
     for name, told, w in (("no_label", None, 1.0), ("w_1", label, 1.0), (f"w_{strongest:g}", label, strongest)):
