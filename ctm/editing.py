@@ -112,7 +112,7 @@ def constrained_sampling(
         flow_map: an exact, solved or learned flow map.
         constraint: :math:`A`.
         y: one measurement for each sample, shape ``(n, m)``.
-        times: decreasing noise levels, two or more.
+        times: decreasing noise levels above 0, one or more.
         repeats: rounds at each level.
         generator: source of the noise.
 
@@ -122,7 +122,7 @@ def constrained_sampling(
     check_points(y, "y", (len(constraint.matrix),))
     check_number(repeats, "repeats", 1, integer=True)
     x = constraint.lift(y.new_zeros(len(y), len(constraint.plane)), y)
-    for t in check_schedule(times):
+    for t in check_schedule([*times, 0.0])[:-1]:
         for _ in range(repeats):
             x = flow_map.G(x + t * torch.randn(x.shape, generator=generator, dtype=x.dtype), t, flow_map.sigma_min)
             x = constraint.project(x, y)

@@ -151,16 +151,14 @@ def measure_edit(way: str, calls: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    for seed in SEEDS:
-        run(
-            RESULTS,
-            [{"part": "student", "strengths": list(pair), "seed": seed} for pair in RANGES],
-            _without(measure_student),
-        )
-        run(RESULTS, [{"part": "exact", "w": w, "seed": seed} for w in STRENGTHS], _without(measure_exact))
-        run(RESULTS, [{"part": "labels", "drop": drop, "seed": seed} for drop in DROPS], _without(measure_denoiser))
-        jobs = [{"part": "edit", "way": way, "calls": calls, "seed": seed} for way in WAYS for calls in CALLS]
-        run(RESULTS, jobs, _without(measure_edit))
+    for part, measure, settings in (
+        ("edit", measure_edit, [{"way": way, "calls": calls} for way in WAYS for calls in CALLS]),
+        ("labels", measure_denoiser, [{"drop": drop} for drop in DROPS]),
+        ("exact", measure_exact, [{"w": w} for w in STRENGTHS]),
+        ("student", measure_student, [{"strengths": list(pair)} for pair in reversed(RANGES)]),
+    ):
+        jobs = [{"part": part, **setting, "seed": seed} for seed in SEEDS for setting in settings]
+        run(RESULTS, jobs, _without(measure))
 
 
 def _without(measure: Any) -> Any:
