@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -138,7 +139,7 @@ class GaussianMixture(FlowMap):
 
 def _numbers(value: Any, name: str) -> Tensor:
     try:
-        table = torch.as_tensor(value)
+        table = value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))  # Python floats in float64
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must hold numbers, got {value!r}") from error
     if table.is_complex() or table.dtype == torch.bool:
