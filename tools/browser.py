@@ -5,6 +5,7 @@ Chromium is the one that the machine has (``CHROMIUM`` names another); nothing i
 
 import contextlib
 import functools
+import gzip
 import http.server
 import os
 import shutil
@@ -12,13 +13,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Response, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_build/html"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PHONE = {"width": 375, "height": 812}
 DESK = {"width": 1280, "height": 900}
+PACKED = (".png", ".woff", ".woff2", ".jpg")  # compressed already: a server sends them as they are
 # Every name but this machine's own resolves to nothing: no request can leave, whoever makes it.
 ARGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
@@ -34,6 +36,16 @@ def find_chromium() -> str | None:
 def pages() -> list[Path]:
     """The pages that a reader meets: the book's own, the search page and the index, without listings of source code."""
     return sorted([*(HTML / "book").glob("*.html"), HTML / "search.html", HTML / "genindex.html"])
+
+
+def sizes(responses: list[Response]) -> dict[str, tuple[int, int]]:
+    """For each file that came: its bytes as they are, and gzipped as a server would send them."""
+    files = {}
+    for response in responses:
+        body = response.body()
+        name = response.url.partition("?")[0]
+        files[name] = (len(body), len(body) if name.endswith(PACKED) else len(gzip.compress(body, 6)))
+    return files
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -67,7 +67,9 @@ def keep_used_icons(out: Path) -> None:
 
     text = re.sub(r'(\.fa-[a-z0-9-]+:before,?)+{content:"\\(?P<code>[0-9a-f]+)"}', rule, css.read_text())
     text = re.sub(r"@font-face{[^}]*(v4compat|fa-regular-400.*unicode-range)[^}]*}", "", text)
-    text = re.sub(r'url\(\.\./(webfonts/[\w-]+)\.woff2\) format\("woff2"\),url\([^)]*\) format\("truetype"\)', r"url(\1.woff)", text)
+    text = re.sub(
+        r'url\(\.\./(webfonts/[\w-]+)\.woff2\) format\("woff2"\),url\([^)]*\) format\("truetype"\)', r"url(\1.woff)", text
+    )
     (static / "icons.css").write_text(text)
     (static / "webfonts").mkdir(exist_ok=True)
     for file in css.parent.parent.glob("webfonts/*-[49]00.ttf"):
@@ -89,8 +91,8 @@ def copy_mathjax(static: Path) -> None:
     shutil.copytree(source, static / "mathjax", ignore=shutil.ignore_patterns(*OTHER_BUNDLES))
 
 
-def size_images(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Say each figure's size in its tag, so that the text does not jump when it arrives."""
+def mend_body(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Say each figure's size in its tag, so that the text does not jump when it arrives; references are items of a list."""
 
     def sized(match: re.Match[str]) -> str:
         with Image.open(Path(app.srcdir, sources[match["name"]])) as image:
@@ -99,6 +101,7 @@ def size_images(app: Sphinx, page: str, template: str, context: dict[str, Any], 
 
     sources = {name: source for source, name in app.builder.images.items()}
     if "body" in context:
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
         context["body"] = re.sub(r'<img [^>]*?src="[./]*_images/(?P<name>[^"]+\.png)"', sized, context["body"])
 
 
@@ -117,6 +120,6 @@ def finish(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect to the build."""
     app.config.mathjax_path = f"mathjax/{MATHJAX}"
-    app.connect("html-page-context", size_images, priority=900)
+    app.connect("html-page-context", mend_body, priority=900)
     app.connect("build-finished", finish, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,34 +3,32 @@
 Usage: python -m tools.weigh [NAME ...]   (all pages, or those named; after `make book`)
 """
 
-import gzip
 import sys
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Response
 
-from tools.browser import DESK, HTML, opened, pages, served
+from tools.browser import DESK, HTML, opened, pages, served, sizes
 
-PACKED = (".png", ".woff", ".woff2", ".jpg")  # compressed already: a server sends them as they are
-# The page answers once it is loaded and the mathematics in view is set.
-READY = "async () => { if (window.MathJax?.startup?.promise) await MathJax.startup.promise; return performance.now(); }"
+# The page answers once it is loaded and the first group of its formulas is set; then comes the rest.
+READY = """async () => {
+  await (window.MathJax?.startup?.promise);
+  const [first] = performance.getEntriesByName("first-mathematics"), [load] = performance.getEntriesByType("navigation");
+  return [Math.max(first?.startTime ?? 0, load.domContentLoadedEventEnd), performance.now()];
+}"""
 
 
-def weigh(browser: Browser, address: str) -> tuple[dict[str, tuple[int, int]], float]:
-    """Bytes raw and gzipped of every file that the page at ``address`` loads, and the milliseconds until it answers."""
+def weigh(browser: Browser, address: str) -> tuple[dict[str, tuple[int, int]], tuple[float, float]]:
+    """Bytes raw and gzipped of every file that the page at ``address`` loads; seconds until it answers, and until it is whole."""
     context = browser.new_context(viewport=DESK)
     page = context.new_page()
-    responses = []
+    responses: list[Response] = []
     page.on("response", lambda response: responses.append(response))
     page.goto(address, wait_until="load")
-    ready = page.evaluate(READY)
+    answers, whole = page.evaluate(READY)
     page.wait_for_load_state("networkidle")
-    files = {}
-    for response in responses:
-        body = response.body()
-        name = response.url.partition("?")[0]
-        files[name] = (len(body), len(body) if name.endswith(PACKED) else len(gzip.compress(body, 6)))
+    files = sizes(responses)
     context.close()
-    return files, ready
+    return files, (answers / 1000, whole / 1000)
 
 
 def main() -> None:
@@ -38,11 +36,11 @@ def main() -> None:
     chosen = [path for path in pages() if not sys.argv[1:] or path.stem in sys.argv[1:]]
     heaviest: dict[str, tuple[int, int]] = {}
     with opened() as browser, served() as root:
-        print(f"{'page':36} {'raw MB':>7} {'gzip MB':>8} {'files':>6} {'ready s':>8}")
+        print(f"{'page':36} {'raw MB':>7} {'gzip MB':>8} {'files':>6} {'answers s':>10} {'whole s':>8}")
         for path in chosen:
-            files, ready = weigh(browser, f"{root}/{path.relative_to(HTML)}")
-            raw, packed = (sum(sizes) / 1e6 for sizes in zip(*files.values(), strict=True))
-            print(f"{path.stem:36} {raw:7.2f} {packed:8.2f} {len(files):6d} {ready / 1000:8.2f}")
+            files, (answers, whole) = weigh(browser, f"{root}/{path.relative_to(HTML)}")
+            raw, packed = (sum(column) / 1e6 for column in zip(*files.values(), strict=True))
+            print(f"{path.stem:36} {raw:7.2f} {packed:8.2f} {len(files):6d} {answers:10.2f} {whole:8.2f}")
             if packed > sum(size for _, size in heaviest.values()) / 1e6:
                 heaviest = files
     print("\nthe heaviest page's files, gzipped:")
