@@ -22,10 +22,17 @@ PHONE = {"width": 375, "height": 812}
 DESK = {"width": 1280, "height": 900}
 PACKED = (".png", ".woff", ".woff2", ".jpg")  # compressed already: a server sends them as they are
 # Every name but this machine's own resolves to nothing: no request can leave, whoever makes it.
-ARGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --hide-scrollbars"
-).split() + ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
 
 
 def find_chromium() -> str | None:

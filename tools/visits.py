@@ -9,42 +9,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, Response
 
 from tools.browser import DESK, HTML, PHONE, sizes
 
-READY = "async () => { await (window.MathJax?.startup?.promise); await document.fonts.ready; }"
-# Axe looks at every element there is: each kind of token of the code, and each formula as its words, is enough.
-THIN = """() => {
-  const seen = new Set();
-  for (const e of document.querySelectorAll(".highlight pre span, .sig span")) {
-    if (!e.isConnected || e.children.length || seen.size !== seen.add(e.className).size) continue;
-    e.replaceWith(e.textContent);
-  }
-  for (const e of document.querySelectorAll("mjx-container")) e.replaceWith(e.querySelector("mjx-assistive-mml").textContent);
-  document.body.normalize();
-}"""
-AXE = """async (rules) => {
-  const options = rules ? {runOnly: {type: "rule", values: rules}} : {};
-  const found = await axe.run({...options, resultTypes: ["violations"], preload: false});
-  return found.violations.map((v) => [v.id, v.impact, v.nodes.map((n) => n.target.join(" ") + " " + n.failureSummary)]);
-}"""
-# What sticks out of the screen and lies in no box of its own that scrolls or clips.
-STICKS_OUT = """() => {
-  const width = document.documentElement.clientWidth, out = [];
-  const boxed = (e) => { for (let p = e.parentElement; p && p !== document.body; p = p.parentElement)
-    if (getComputedStyle(p).overflowX !== "visible") return true; return false; };
-  for (const e of document.querySelectorAll("main *, header *")) {
-    const box = e.getBoundingClientRect();
-    if (box.width && box.right > width + 1 && getComputedStyle(e).position !== "fixed" && !boxed(e))
-      out.push(e.tagName + "." + e.className + " to " + Math.round(box.right) + ": " + e.textContent.slice(0, 60));
-  }
-  return [document.scrollingElement.scrollWidth - width, out.slice(0, 5)];
-}"""
-# Lines, figures and formulas that are cut off at the edge of the text with no way to scroll to the rest.
-CUT_OFF = """() => [...document.querySelectorAll(".bd-article pre, .bd-article div.math, .bd-article table, .bd-article img, .bd-article canvas")]
-  .filter((e) => { let p = e; const right = e.getBoundingClientRect().left + e.scrollWidth;
-    for (; p && !p.matches(".bd-article"); p = p.parentElement) if (["auto", "scroll"].includes(getComputedStyle(p).overflowX)) return false;
-    return e.getClientRects().length && right > document.documentElement.clientWidth + 1; })
-  .map((e) => e.tagName + ": " + e.textContent.slice(0, 60))"""
-MATHEMATICS = """() => [document.querySelectorAll(".math.notranslate").length, document.querySelectorAll(".math.notranslate mjx-container").length,
-  document.querySelectorAll("mjx-merror").length, [...document.fonts].filter((f) => f.status === "loaded").length]"""
+SCRIPT = Path(__file__).with_name("visit.js")
+READY = "visit.ready()"
 
 
 @dataclass
@@ -65,6 +31,7 @@ class Findings:
 def watched(context: BrowserContext, home: str) -> tuple[Page, Findings]:
     """A page whose requests to anywhere but ``home`` are refused and noted, with its errors."""
     found = Findings()
+    context.add_init_script(path=SCRIPT)
     page = context.new_page()
 
     def route(request):  # type: ignore[no-untyped-def]
@@ -94,14 +61,14 @@ def read_from_server(browser: Browser, root: str, path: Path) -> Findings:
     found.megabytes = sum(packed for _, packed in sizes(responses).values()) / 1e6
     page.set_viewport_size(PHONE)
     page.wait_for_timeout(50)
-    found.wider_by, found.sticks_out = page.evaluate(STICKS_OUT)
-    found.cut_off = page.evaluate(CUT_OFF)
+    found.wider_by, found.sticks_out = page.evaluate("visit.sticksOut()")
+    found.cut_off = page.evaluate("visit.cutOff()")
     page.set_viewport_size(DESK)
-    page.evaluate(THIN)
+    page.evaluate("visit.thin()")
     page.evaluate(AXE_SCRIPT)
-    found.axe = page.evaluate(AXE)
+    found.axe = page.evaluate("visit.axe()")
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
-    found.axe += page.evaluate(AXE, ["color-contrast"])
+    found.axe += page.evaluate("visit.axe(['color-contrast'])")
     context.close()
     return found
 
@@ -112,6 +79,6 @@ def read_from_disk(browser: Browser, path: Path, size: dict[str, int]) -> Findin
     page, found = watched(context, HTML.as_uri())
     page.goto(path.as_uri())
     page.evaluate(READY)
-    found.mathematics = page.evaluate(MATHEMATICS)
+    found.mathematics = page.evaluate("visit.mathematics()")
     context.close()
     return found

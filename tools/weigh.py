@@ -18,7 +18,7 @@ READY = """async () => {
 
 
 def weigh(browser: Browser, address: str) -> tuple[dict[str, tuple[int, int]], tuple[float, float]]:
-    """Bytes raw and gzipped of every file that the page at ``address`` loads; seconds until it answers, and until it is whole."""
+    """Each file that the page at ``address`` loads, its bytes raw and gzipped; seconds until it answers and is whole."""
     context = browser.new_context(viewport=DESK)
     page = context.new_page()
     responses: list[Response] = []
