@@ -1,7 +1,7 @@
 // Run in the page that tools/visits.py opens: what it asks about.
 "use strict";
 
-const visit = {
+window.visit = {
   // Wait until the mathematics is set and the fonts are there.
   async ready() {
     await window.MathJax?.startup?.promise;

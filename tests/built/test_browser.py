@@ -134,10 +134,14 @@ def test_a_reader_who_asks_for_stillness_gets_it(browser, address):
     page = context.new_page()
     page.goto(f"{address}/book/welcome.html")
     moving = page.evaluate(
-        """() => [...document.querySelectorAll("*")].filter((e) => { const s = getComputedStyle(e);
-            const longest = Math.max(...s.transitionDuration.split(",").map(parseFloat));
-            return s.scrollBehavior === "smooth" || longest > 0.01 ||
-              (s.animationName !== "none" && parseFloat(s.animationDuration) > 0.01); }).map((e) => e.tagName + "." + e.className)"""
+        """() => {
+          const longest = (times) => Math.max(...times.split(",").map(parseFloat));
+          return [...document.querySelectorAll("*")].filter((element) => {
+            const style = getComputedStyle(element);
+            return style.scrollBehavior === "smooth" || longest(style.transitionDuration) > 0.01
+              || (style.animationName !== "none" && longest(style.animationDuration) > 0.01);
+          }).map((element) => `${element.tagName}.${element.className}`);
+        }"""
     )
     assert moving == []
     context.close()
