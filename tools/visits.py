@@ -68,6 +68,7 @@ def read_from_server(browser: Browser, root: str, path: Path) -> Findings:
     page.evaluate(AXE_SCRIPT)
     found.axe = page.evaluate("visit.axe()")
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    page.wait_for_timeout(100)
     found.axe += page.evaluate("visit.axe(['color-contrast'])")
     context.close()
     return found
