@@ -11,10 +11,10 @@ from torch.func import jvp, vmap
 
 from ctm._checks import check_number, check_order, check_points, check_times
 from ctm.flow_map import FlowMap, Time
-from ctm.solvers import rk4_step, solve
+from ctm.solvers import Step, rk4_step, solve
 
 
-def log_likelihood(model: FlowMap, x: Tensor, *, steps: int = 32) -> Tensor:
+def log_likelihood(model: FlowMap, x: Tensor, *, steps: int = 32, step: Step = rk4_step) -> Tensor:
     r""":math:`\log p(x)` in nats at noise level :math:`\sigma_{min}`, by the instantaneous change of variables.
 
     .. math::
@@ -30,7 +30,8 @@ def log_likelihood(model: FlowMap, x: Tensor, *, steps: int = 32) -> Tensor:
     Args:
         model: anything with ``denoiser``, ``sigma_min`` and ``sigma_max``, differentiable in ``x``.
         x: points at ``sigma_min``, shape ``(n, *data_shape)``.
-        steps: steps of :func:`ctm.solvers.rk4_step`, equal in :math:`t^{1/7}`.
+        steps: how many steps, equal in :math:`t^{1/7}`.
+        step: a one-step method of :mod:`ctm.solvers`.
 
     Returns:
         Shape ``(n,)``.
@@ -39,14 +40,14 @@ def log_likelihood(model: FlowMap, x: Tensor, *, steps: int = 32) -> Tensor:
         TypeError, ValueError: ``x`` or ``steps`` is not as said; the message names it.
     """
     flat = check_points(x).reshape(len(x), -1)
-    noise, logs = _transport(model, x, _basis(flat), steps)
+    noise, logs = _transport(model, x, _basis(flat), steps, step)
     return _log_prior(noise, model.sigma_max) + logs.sum(0)
 
 
 def hutchinson_log_likelihood(
     model: FlowMap, x: Tensor, probes: int, *, generator: torch.Generator | None = None, steps: int = 32
 ) -> Tensor:
-    r"""Unbiased estimates of :func:`log_likelihood`, for data of many dimensions (Hutchinson; FFJORD, Grathwohl et al. 2019).
+    r"""Unbiased estimates of :func:`log_likelihood`, for many dimensions (Hutchinson; FFJORD, Grathwohl et al. 2019).
 
     .. math:: \operatorname{tr} A = E[e^\top A\, e], \qquad e_i = \pm 1 \text{ with equal chance, independent}
 
@@ -65,7 +66,7 @@ def hutchinson_log_likelihood(
     flat = check_points(x).reshape(len(x), -1)
     check_number(probes, "probes", 1, integer=True)
     signs = torch.randint(0, 2, (probes, *flat.shape), generator=generator).to(x.dtype) * 2 - 1
-    noise, logs = _transport(model, x, signs, steps)
+    noise, logs = _transport(model, x, signs, steps, rk4_step)
     return _log_prior(noise, model.sigma_max) + logs
 
 
@@ -91,8 +92,8 @@ def encode(model: FlowMap, x: Tensor, t: float | None = None, *, steps: int = 32
 def jump_log_det(flow_map: FlowMap, x: Tensor, t: Time, s: Time) -> Tensor:
     r""":math:`\log |\det \partial_x G(x, t, s)|`, shape ``(n,)``.
 
-    It gives the density after one jump, where the jump is one to one: :math:`\log p_s(G(x)) = \log p_t(x) - \log|\det \partial_x
-    G|`. ``d`` directional derivatives and a determinant of size ``d``.
+    It gives the density after one jump, where the jump is one to one: :math:`\log p_s(G(x)) = \log p_t(x) - \log|\det
+    \partial_x G|`. It takes ``d`` directional derivatives and a determinant of size ``d``.
     """
     flat = check_points(x).reshape(len(x), -1)
     return _jacobian(lambda y: flow_map.G(y.reshape(x.shape), t, s).reshape(flat.shape), flat)[1].slogdet().logabsdet
@@ -104,9 +105,9 @@ def invert(flow_map: FlowMap, x: Tensor, t: Time, s: Time, guess: Tensor, *, ite
 
     .. math:: z \leftarrow z - \lambda\, (\partial_z G)^{-1} (G(z, t, s) - x)
 
-    A step that does not bring :math:`G(z)` nearer to ``x`` is not taken: its :math:`\lambda` is halved and tried again; after
-    a good step it doubles, up to 1. Newton's method finds *a* solution near the guess, if there is one; a learned jump may
-    have none or several. So look at the residual.
+    A step that does not bring :math:`G(z)` nearer to ``x`` is not taken: its :math:`\lambda` is halved and tried again.
+    After a good step it doubles, up to 1. Newton's method finds *a* solution near the guess, if there is one; a learned jump
+    may have none or several. So look at the residual.
 
     Args:
         flow_map: anything whose ``G`` is differentiable in its first argument.
@@ -178,12 +179,12 @@ class _WithLogDensity:
         return torch.cat([guess, logs - rates], 1)
 
 
-def _transport(model: FlowMap, x: Tensor, probes: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def _transport(model: FlowMap, x: Tensor, probes: Tensor, steps: int, step: Step) -> tuple[Tensor, Tensor]:
     """``x`` carried up to ``sigma_max``, flat, and for each of the probes ``(k, n, d)`` its integral ``(k, n)``."""
     check_number(steps, "steps", 1, integer=True)
     k, n, d = probes.shape
     start = torch.cat([x.reshape(n, d), torch.zeros(n, k, dtype=x.dtype)], 1)
-    end = solve(rk4_step, _WithLogDensity(model, x.shape[1:], probes), start, *_ends(model, start, None), steps)
+    end = solve(step, _WithLogDensity(model, x.shape[1:], probes), start, *_ends(model, start, None), steps)
     return end[:, :d], end[:, d:].T
 
 
