@@ -123,10 +123,10 @@ def test_hutchinson_is_exact_on_average_and_has_the_stated_variance():
     model, x = Rotation(), torch.randn(4, 3, generator=generator(), dtype=torch.float64)
     every = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
     _, logs = _transport(model, x, every[:, None].expand(8, 4, 3), 64, rk4_step)
-    A = math.log(8) * model.B  # the integral of B dt / t
-    S = (A + A.T) / 2
-    assert torch.allclose(logs.mean(0), A.trace().expand(4))
-    off = S.square().sum() - S.diagonal().square().sum()
+    whole = math.log(8) * model.B  # the integral of B dt / t
+    even = (whole + whole.T) / 2
+    assert torch.allclose(logs.mean(0), whole.trace().expand(4))
+    off = even.square().sum() - even.diagonal().square().sum()
     assert torch.allclose(logs.var(0, unbiased=False), (2 * off).expand(4))
     # and drawn: the mean within its error of the exact one
     drawn = hutchinson_log_likelihood(model, x, 4000, generator=generator(1), steps=8)
