@@ -73,6 +73,18 @@ CALLS = {
     "no noise": (ValueError, "n must lie in", lambda: noise(world, 0, (2,))),
     "no steps": (ValueError, "n must lie in", lambda: ctm.schedules.karras_times(0, 0.1, 1.0)),
     "schedule upside down": (ValueError, "sigma_max must lie in", lambda: ctm.schedules.karras_times(3, 1.0, 0.1)),
+    # likelihoods
+    "likelihood of no steps": (ValueError, "steps must lie in", lambda: ctm.likelihood.log_likelihood(world, x, steps=0)),
+    "likelihood of a list": (TypeError, "x must be a torch.Tensor", lambda: ctm.likelihood.log_likelihood(world, [0.0])),
+    "no probes": (ValueError, "probes must lie in", lambda: ctm.likelihood.hutchinson_log_likelihood(world, x, 0)),
+    "encode beyond the noise": (ValueError, "t must lie in", lambda: ctm.likelihood.encode(world, x, 99.0)),
+    "invert upward": (ValueError, "s must not exceed t", lambda: ctm.likelihood.invert(model, x, 1.0, 2.0, x)),
+    "guess of another shape": (
+        ValueError,
+        "guess must have shape",
+        lambda: ctm.likelihood.invert(model, x, 2.0, 1.0, torch.zeros(4, 3)),
+    ),
+    "bins of no width": (ValueError, "bin_width must lie in", lambda: ctm.likelihood.bits_per_dim(x, 2, 0.0)),
     # metrics
     "sets of two shapes": (ValueError, "y must have shape", lambda: ctm.metrics.wasserstein(x, torch.zeros(4, 3))),
     "p 3": (ValueError, "p must lie in", lambda: ctm.metrics.wasserstein(x, x, p=3)),
