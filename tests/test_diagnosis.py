@@ -8,6 +8,7 @@ from helpers import AffineMap
 
 import ctm
 from ctm.diagnosis import FRACTIONS
+from studies.checkpoints import FOLDER, MODELS
 
 
 class Changed(ctm.FlowMap):
@@ -56,6 +57,21 @@ def test_figures_of_a_gaussian_are_known():
 
     levels = ctm.schedules.rho_time(torch.tensor(FRACTIONS[:-1]).double(), 0.002, 10.0).tolist()
     assert figure(report, "slope") == pytest.approx(max(k(t) for t in levels), rel=0.05)
+
+
+@pytest.mark.parametrize("n", [200, 500, 2000])
+def test_a_sound_map_is_not_called_broken_by_chance(n):
+    reports = [ctm.doctor(AffineMap(), ctm.data.one_gaussian(), n=n, seed=seed) for seed in range(20)]
+    assert [report.red for report in reports] == [[]] * 20
+
+
+# what was trained to be no trajectory model is told from one: a denoiser has no jumps, a consistency model no denoiser
+@pytest.mark.parametrize("name", MODELS)
+def test_stored_models(name):
+    path = FOLDER / f"{name}.safetensors"
+    report = ctm.doctor(ctm.load(path), ctm.data.WORLDS[ctm.read_card(path)["world"]]())
+    first = report.first_red.name if report.first_red else None
+    assert first == {"ring_denoiser": "semigroup", "ring_cm": "regression"}.get(name)
 
 
 exact = ctm.data.ring()
