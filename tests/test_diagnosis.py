@@ -110,6 +110,14 @@ def test_a_denoiser_that_shrinks_too_much_is_no_posterior_mean():
     assert figure(report, "regression") > 1.05
 
 
+def test_the_mean_alone_is_no_denoiser():
+    # D = mean has E|D - x_0|^2 = c^2, the straight line has c^2 t^2 / (c^2 + t^2); farthest apart at the lowest t looked at
+    constant = Changed(AffineMap(), denoiser=lambda x, t: 0.5 + 0 * x)
+    report = ctm.doctor(constant, ctm.data.one_gaussian(), n=3000)
+    t = ctm.schedules.rho_time(torch.tensor(FRACTIONS[-2]).double(), 0.002, 10.0).item()
+    assert figure(report, "regression") == pytest.approx((0.25 + t**2) / t**2, rel=0.05)
+
+
 def test_bad_input_is_named():
     with pytest.raises(TypeError, match="flow_map must have G"):
         ctm.doctor(torch.nn.Linear(2, 2), exact)
