@@ -1,6 +1,18 @@
 """Consistency trajectory models, small enough to read and checked against an exact oracle."""
 
-from ctm import checkpoints, data, losses, metrics, models, networks, parametrisations, samplers, schedules, solvers
+from ctm import (
+    checkpoints,
+    data,
+    likelihood,
+    losses,
+    metrics,
+    models,
+    networks,
+    parametrisations,
+    samplers,
+    schedules,
+    solvers,
+)
 from ctm.checkpoints import load, read_card, save
 from ctm.conditional import ConditionalCTM
 from ctm.diagnosis import doctor
@@ -26,6 +38,7 @@ __all__ = [
     "checkpoints",
     "data",
     "doctor",
+    "likelihood",
     "load",
     "losses",
     "metrics",

@@ -44,6 +44,7 @@ class MLP(nn.Module):
             check_number(value, name, 1, LARGEST, integer=True)
         check_number(gain, "gain", 0, above=True)
         check_number(conditions, "conditions", 0, LARGEST, integer=True)
+        check_number(seed, "seed", 0, 2**63 - 1, integer=True)
         self.config = {"dim": dim, "width": width, "layers": layers, "features": features, "gain": gain}
         self.config |= {"conditions": conditions}
         self.gain, self.conditions = gain, conditions
