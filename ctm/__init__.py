@@ -1,6 +1,19 @@
 """Consistency trajectory models, small enough to read and checked against an exact oracle."""
 
-from ctm import checkpoints, data, losses, metrics, models, networks, parametrisations, samplers, schedules, solvers
+from ctm import (
+    adversarial,
+    checkpoints,
+    data,
+    losses,
+    metrics,
+    models,
+    networks,
+    parametrisations,
+    samplers,
+    schedules,
+    solvers,
+)
+from ctm.adversarial import Adversarial
 from ctm.checkpoints import load, read_card, save
 from ctm.diagnosis import doctor
 from ctm.flow_map import FlowMap
@@ -14,10 +27,12 @@ __all__ = [
     "CTM",
     "DENOISER",
     "SCRATCH",
+    "Adversarial",
     "FlowMap",
     "GaussianMixture",
     "History",
     "Recipe",
+    "adversarial",
     "checkpoints",
     "data",
     "doctor",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ctm._checks import check_number, check_points
+from ctm._checks import check_number
 from ctm.losses import adaptive_weight
 from ctm.models import CTM, c_in, c_noise
 from ctm.schedules import rho_time
@@ -20,10 +20,10 @@ class Adversarial:
     weight: float = 1.0
     r""":math:`\lambda_{GAN}`, the weight of the generator's loss beside the consistency loss."""
     adaptive: bool = True
-    """Multiply ``weight`` by the ratio of the two gradients' norms at the last layer (Esser et al. 2021; Kim et al. 2024)."""
+    """Multiply ``weight`` by the ratio of the two gradients' norms at the last layer, as Kim et al. (2024) do."""
     most: float = 10.0
     """The largest ratio allowed: a discriminator that has won has no gradient left to divide by."""
-    start: float = 0.5
+    start: float = 0.4
     """Share of the steps, at the start, without the term and without a discriminator."""
     noise: float = 1.0
     r"""Highest noise level at which the discriminator compares, in units of ``sigma_data``; 0 shows it clean points."""
