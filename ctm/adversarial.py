@@ -28,7 +28,7 @@ class Adversarial:
     noise: float = 1.0
     r"""Highest noise level at which the discriminator compares, in units of ``sigma_data``; 0 shows it clean points."""
     r1: float = 0.1
-    r"""Weight :math:`\gamma` of the penalty :math:`\frac{\gamma}{2} E|\nabla D|^2` on real points."""
+    r"""Weight :math:`\gamma` of the penalty :math:`\frac{\gamma}{2} E|\nabla J|^2` on real points."""
     lr: float = 2e-3
     """Learning rate of the discriminator's Adam, constant."""
     width: int = 64
@@ -45,7 +45,7 @@ class Adversarial:
 
 
 class Discriminator(nn.Module):
-    r"""A number :math:`D(x, \tau)` for each point, above 0 where it takes the point for data noised to :math:`\tau`.
+    r"""A number :math:`J(x, \tau)` for each point, above 0 where it takes the point for data noised to :math:`\tau`.
 
     Args:
         dim: numbers in a point.
@@ -71,7 +71,7 @@ class Discriminator(nn.Module):
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    r"""The discriminator's loss :math:`E_{p}[\max(0, 1 - D)] + E_{q}[\max(0, 1 + D)]` (Lim and Ye 2017).
+    r"""The discriminator's loss :math:`E_{p}[\max(0, 1 - J)] + E_{q}[\max(0, 1 + J)]` (Lim and Ye 2017).
 
     ``real`` and ``fake`` are its outputs on data and on samples. Over all functions the least value is twice the overlap
     :math:`\int \min(p, q)`: 2 for samples that cannot be told from data, 0 for samples that always can.
@@ -80,7 +80,7 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def r1_penalty(discriminator: nn.Module, x: Tensor, tau: Tensor) -> Tensor:
-    r""":math:`\tfrac{1}{2} E|\nabla_x D(x, \tau)|^2` over real points ``x`` (Mescheder et al. 2018)."""
+    r""":math:`\tfrac{1}{2} E|\nabla_x J(x, \tau)|^2` over real points ``x`` (Mescheder et al. 2018)."""
     x = x.detach().requires_grad_(True)
     gradient = torch.autograd.grad(discriminator(x, tau).sum(), x, create_graph=True)[0]
     return gradient.flatten(1).square().sum(1).mean() / 2
@@ -116,7 +116,7 @@ class Adversary:
         return value
 
     def term(self, fake: Tensor, consistency: Tensor) -> Tensor:
-        r"""What the student's loss gains: :math:`-\lambda\, E[D(fake)]`, at the noise levels the discriminator knows."""
+        r"""What the student's loss gains: :math:`-\lambda\, E[J(fake)]`, at the noise levels the discriminator knows."""
         loss = -self.discriminator(*self.noised(fake)).mean()
         weight: Tensor | float = self.recipe.weight
         if self.recipe.adaptive:

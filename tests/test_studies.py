@@ -7,7 +7,7 @@ import pytest
 
 STUDIES = Path(__file__).parents[1] / "studies"
 RESULTS = sorted(STUDIES.glob("*.json"))
-SETTINGS = {"variant", "regime", "outer", "inner", "steps"}
+SETTINGS = {"setting", "variant", "regime", "outer", "inner", "steps"}
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -17,7 +17,7 @@ def test_the_command_that_made_them_is_beside_them(path):
     assert len(rows) == len(set(rows))
 
 
-@pytest.mark.parametrize("name", ["parametrisations", "loss", "training"])
+@pytest.mark.parametrize("name", ["parametrisations", "loss", "training", "adversarial"])
 def test_every_variant_has_three_seeds(name):
     seeds = {}
     for row in json.loads((STUDIES / f"{name}.json").read_text()):
