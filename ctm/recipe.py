@@ -16,7 +16,7 @@ class Recipe:
     r"""How :func:`ctm.training.train` trains. The defaults are the book's recipe for a good teacher.
 
     The loss is consistency (:func:`ctm.losses.consistency_loss`) plus ``dsm`` times denoising score matching
-    (:func:`ctm.losses.dsm_loss`).
+    (:func:`ctm.losses.dsm_loss`), plus the adversarial term if ``gan`` names one.
     """
 
     consistency: str | None = "global"

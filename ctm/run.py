@@ -91,7 +91,7 @@ class Run:
         return loss
 
     def _estimates(self) -> Tensor:
-        """Jumps carried on to the end by the target, x_est, from noised data: what the discriminator judges."""
+        """Jumps from noised data, carried on to the end by the target: what the discriminator judges."""
         recipe, generator = self.recipe, self.generator
         levels = draw_levels(recipe.batch, recipe.levels, "global", recipe.from_noise, recipe.to_data, generator)
         xt, t, _, s = noised_points(self._draw(recipe.batch), levels, self._route(), generator)
