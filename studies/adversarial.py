@@ -3,11 +3,10 @@
     python -m studies.adversarial [seed ...]
 
 Students of a teacher that takes four Euler steps, with the term and without, five seeds. Without it the student gets three
-times as many updates, for about as many processor seconds. Beside them, on three seeds: students of the exact teacher,
-and the term with three times the weight. Samples on the ring are judged by
-studies.samplers (sliced W1 over its noise floor, width of the modes), by the share of them within three standard deviations
-of a mode, and by the scarcest mode's share over the mean; the map by its error. One thread, about three minutes; results are
-kept in studies/adversarial.json as they come.
+times as many updates, for about as many processor seconds. Beside them, on three seeds: students of the exact teacher, and
+the term with three times the weight. Samples on the ring are judged by studies.samplers (sliced W1 over its noise floor,
+width of the modes), by the share of them within three standard deviations of a mode, and by the scarcest mode's share over
+the mean; the map by its error. One thread, about three minutes; results are kept in studies/adversarial.json as they come.
 """
 
 import dataclasses
