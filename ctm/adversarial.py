@@ -22,7 +22,7 @@ class Adversarial:
     adaptive: bool = True
     """Multiply ``weight`` by the ratio of the two gradients' norms at the last layer, as Kim et al. (2024) do."""
     most: float = 10.0
-    """The largest ratio allowed: a discriminator that has won has no gradient left to divide by."""
+    """The largest ratio allowed, for the case that the discriminator has hardly a gradient left to divide by."""
     start: float = 0.4
     """Share of the steps, at the start, without the term and without a discriminator."""
     noise: float = 1.0
