@@ -3,10 +3,11 @@
     python -m studies.adversarial [seed ...]
 
 Students of a teacher that takes four Euler steps, with the term and without, five seeds. Without it the student gets three
-times as many updates, for about as many processor seconds. Beside them, on three seeds: students of the exact teacher, and
-the term with three times the weight. Samples on the ring are judged by studies.samplers (sliced W1 over its noise floor,
+times as many updates, for about as many processor seconds. Beside them, on three seeds: students of the exact teacher, one
+of them too small and one with few updates; and the term with three times the weight, or with a part of it left out.
+Samples on the ring are judged by studies.samplers (sliced W1 over its noise floor,
 width of the modes), by the share of them within three standard deviations of a mode, and by the scarcest mode's share over
-the mean; the map by its error. One thread, about three minutes; results are kept in studies/adversarial.json as they come.
+the mean; the map by its error. One thread, about seven minutes; results are kept in studies/adversarial.json as they come.
 """
 
 import dataclasses
@@ -29,31 +30,38 @@ SEEDS = (0, 1, 2, 3, 4)
 FEWER = 3  # seeds of the comparisons beside the main one
 WORLD = ctm.data.ring()
 SIZE = {"batch": 128, "pool": 1024}
-SETTINGS = {
-    "four Euler steps": ctm.Recipe(solver="euler", levels=4, **SIZE),
-    "exact": ctm.Recipe(**SIZE),
+EXACT = ctm.Recipe(**SIZE)
+SETTINGS = {  # the recipe, the network's width, the updates with the term
+    "four Euler steps": (ctm.Recipe(solver="euler", levels=4, **SIZE), 32, 700),
+    "exact": (EXACT, 32, 700),
+    "exact, too small": (EXACT, 8, 700),
+    "exact, few updates": (EXACT, 32, 100),
 }
 TERM = Adversarial()
 VARIANTS: dict[str, Adversarial | None] = {
     "without": None,
     "with": TERM,
     "weight 3": dataclasses.replace(TERM, weight=3.0),
+    "no R1": dataclasses.replace(TERM, r1=0.0),
+    "no noise": dataclasses.replace(TERM, noise=0.0),
+    "neither": dataclasses.replace(TERM, r1=0.0, noise=0.0),
+    "no warm-up": dataclasses.replace(TERM, start=0.0),
 }
-STEPS = 700
 MORE = 3.0  # updates without the term for one with it
 
 
-def new_student(seed: int) -> ctm.CTM:
+def new_student(seed: int, width: int = 32) -> ctm.CTM:
     """The untrained student."""
-    return ctm.CTM(ctm.networks.MLP(2, width=32, layers=3, seed=seed), WORLD.sigma_data)
+    return ctm.CTM(ctm.networks.MLP(2, width=width, layers=3, seed=seed), WORLD.sigma_data)
 
 
 def trained(setting: str, variant: str, seed: int) -> tuple[ctm.CTM, float]:
     """A student of a setting, and the processor seconds it took."""
-    student = new_student(seed)
+    recipe, width, steps = SETTINGS[setting]
+    student = new_student(seed, width)
     started = time.process_time()
-    steps = STEPS if VARIANTS[variant] else round(MORE * STEPS)
-    ctm.train(student, WORLD, WORLD, steps, seed, dataclasses.replace(SETTINGS[setting], gan=VARIANTS[variant]))
+    steps = steps if VARIANTS[variant] else round(MORE * steps)
+    ctm.train(student, WORLD, WORLD, steps, seed, dataclasses.replace(recipe, gan=VARIANTS[variant]))
     return student, time.process_time() - started
 
 
@@ -84,7 +92,8 @@ def main() -> None:
     for seed in map(int, sys.argv[1:] or SEEDS):
         pairs = [("four Euler steps", "without"), ("four Euler steps", "with")]
         if seed < FEWER:
-            pairs += [("four Euler steps", "weight 3"), ("exact", "without"), ("exact", "with")]
+            pairs += [(setting, variant) for setting in SETTINGS for variant in ("without", "with")]
+            pairs += [("four Euler steps", variant) for variant in VARIANTS]
         run(RESULTS, [{"setting": s, "variant": v, "seed": seed} for s, v in pairs], measure)
 
 
