@@ -1,6 +1,7 @@
 """Consistency trajectory models, small enough to read and checked against an exact oracle."""
 
 from ctm import (
+    adversarial,
     checkpoints,
     data,
     likelihood,
@@ -13,6 +14,7 @@ from ctm import (
     schedules,
     solvers,
 )
+from ctm.adversarial import Adversarial
 from ctm.checkpoints import load, read_card, save
 from ctm.conditional import ConditionalCTM
 from ctm.diagnosis import doctor
@@ -29,12 +31,14 @@ __all__ = [
     "CTM",
     "DENOISER",
     "SCRATCH",
+    "Adversarial",
     "ConditionalCTM",
     "FlowMap",
     "GaussianMixture",
     "History",
     "LabelledMixture",
     "Recipe",
+    "adversarial",
     "checkpoints",
     "data",
     "doctor",

@@ -112,6 +112,7 @@ def test_lower_rooms_do_not_import_upper_ones():
         "solvers",
         "pairs",
         "losses",
+        "adversarial",
         "recipe",
         "checkpoints",
         "run",
