@@ -16,7 +16,7 @@ NO_LABEL = -1
 """The label of a sample that may belong to any class."""
 
 Label = int | Tensor | None
-"""One class for all samples (None: any), or a tensor ``(n,)`` with one for each (-1: any)."""
+"""One class for all samples or, as a tensor ``(n,)``, one for each; None and -1 stand for any class."""
 
 
 class LabelledMixture(GaussianMixture):

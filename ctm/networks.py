@@ -26,7 +26,7 @@ class MLP(nn.Module):
         features: frequencies for each time.
         gain: factor on the points before the first layer.
         seed: seed of the initial weights.
-        conditions: further numbers that :meth:`forward` may be given for each sample, such as a class.
+        conditions: further numbers that the network may be told with each sample, such as a class.
     """
 
     def __init__(
