@@ -59,7 +59,9 @@ def sizes(addresses: list[str], home: str) -> dict[str, tuple[int, int]]:
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
+    """Serves files and says nothing; a connection stays open for the next file."""
+
+    protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: object) -> None:
         """No log."""

@@ -26,7 +26,7 @@
     }
     await MathJax.typesetPromise();  // what stands outside, in the output of a cell
     // An equation wider than its column scrolls; the keyboard must reach it to do so.
-    for (const box of document.querySelectorAll("div.math")) if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    for (const box of document.querySelectorAll("div.math mjx-container")) if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
   }
   if (window.MathJax) window.MathJax.startup = { pageReady: typeset };
 })();
