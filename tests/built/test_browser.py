@@ -58,9 +58,9 @@ def test_a_page_is_light(path, visit):
 
 
 def test_a_chapter_answers_soon(browser, address):
-    """The best of five, since other work on the machine can only delay it."""
+    """In processor seconds, the best of three: on a busy machine the clock measures the other work."""
     heaviest = max(PAGES, key=lambda path: path.stat().st_size if path.stem != "package" else 0)
-    times = [weigh(browser, address, heaviest)[1][0] for _ in range(5)]
+    times = [weigh(browser, address, heaviest).work for _ in range(3)]
     assert min(times) <= MOST_SECONDS, times
 
 
