@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 from tools.browser import DESK, HTML, opened, pages, served, sizes
 
 # The page answers once it is read and the first group of its formulas is set; then comes the rest.
-ANSWERS = """() => document.readyState !== "loading" && performance.getEntriesByType("navigation")[0].domContentLoadedEventEnd > 0
+ANSWERS = """() => performance.getEntriesByType("navigation")[0].domContentLoadedEventEnd > 0
   && (!window.MathJax || performance.getEntriesByName("first-mathematics").length > 0)"""
 TIMES = """async () => {
   await window.MathJax?.startup?.promise;
