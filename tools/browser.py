@@ -20,6 +20,7 @@ HTML = ROOT / "_build/html"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PHONE: ViewportSize = {"width": 375, "height": 812}
 DESK: ViewportSize = {"width": 1280, "height": 900}
+PATIENCE = 180_000  # milliseconds: a busy machine is no fault of a page
 PACKED = (".png", ".woff", ".woff2", ".jpg")  # compressed already: a server sends them as they are
 # Every name but this machine's own resolves to nothing: no request can leave, whoever makes it.
 ARGS = [

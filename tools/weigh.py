@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
-from tools.browser import DESK, HTML, opened, pages, served, sizes
+from tools.browser import DESK, HTML, PATIENCE, opened, pages, served, sizes
 
 # The page answers once it is read and the first group of its formulas is set; then comes the rest.
 ANSWERS = """() => performance.getEntriesByType("navigation")[0].domContentLoadedEventEnd > 0
@@ -36,6 +36,7 @@ def weigh(browser: Browser, home: str, path: Path) -> Weight:
     """Open a page in an empty browser."""
     context = browser.new_context(viewport=DESK)
     page = context.new_page()
+    page.set_default_timeout(PATIENCE)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     inspector = context.new_cdp_session(page)
