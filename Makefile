@@ -11,7 +11,7 @@ STUDIES ?= first_light parametrisations loss training samplers factors teachers 
 export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help book serve test unit notebooks pages weigh screenshots execute lint checkpoints studies clean
+.PHONY: help book serve test unit notebooks pages weigh screenshots execute lint checkpoints studies bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ checkpoints: $(READY) ## train the models that chapters load, each with its card
 
 studies: $(READY) ## measure what the README quotes and the chapters plot (over an hour; a row already stored is kept)
 	for study in $(STUDIES); do $(BIN)/python -m studies.$$study || exit 1; done
+
+bench: $(READY) ## measure speeds and compare with the stored ones (about eight minutes; idle machine)
+	$(BIN)/python -m tools.bench
 
 clean: ## remove what was built, and the environment
 	rm -rf _build $(VENV) *.egg-info
