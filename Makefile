@@ -33,7 +33,7 @@ notebooks: $(READY) ## run every notebook and compare each output with the store
 		--nbval-cell-timeout 600 -n $(WORKERS) --dist loadscope -p no:cacheprovider
 
 pages: book ## the tests of the built pages; those in Chromium are skipped, and said to be, where there is none
-	$(BIN)/pytest tests/built -rs
+	$(BIN)/pytest tests/built -rs -n $(WORKERS) --dist loadgroup
 
 weigh: book ## bytes and seconds of every built page, in Chromium
 	$(BIN)/python -m tools.weigh
