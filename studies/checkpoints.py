@@ -25,7 +25,13 @@ MODELS: dict[str, tuple[str, str | None, ctm.Recipe | None, int]] = {
     "ring_learned": ("ring", "ring_denoiser", None, 9_000),
     "ring_scratch": ("ring", None, None, 9_000),
     "pair_exact": ("two_gaussians", "exact", None, 9_000),
+    "pair_small": ("two_gaussians", "exact", None, 6_000),
+    "ring_small": ("ring", "exact", None, 13_500),
+    "ring_small_quick": ("ring", "exact", None, 400),
+    "two_moons_small": ("two_moons", "exact", None, 13_500),
+    "pinwheel_small": ("pinwheel", "exact", None, 13_500),
 }
+SMALL = {"width": 48, "layers": 4}  # a "small" network is fast enough for a live figure: 500 points in every frame
 SEED = 0
 
 
@@ -45,7 +51,8 @@ def figures(model: ctm.CTM, world: ctm.GaussianMixture) -> dict[str, float]:
 def make(name: str) -> None:
     world_name, teacher_name, recipe, steps = MODELS[name]
     world = ctm.data.WORLDS[world_name]()
-    model = ctm.CTM(ctm.networks.MLP(world.means[0].numel(), seed=SEED), world.sigma_data)
+    size = SMALL if "small" in name else {}
+    model = ctm.CTM(ctm.networks.MLP(world.means[0].numel(), seed=SEED, **size), world.sigma_data)
     teacher = world if teacher_name == "exact" else teacher_name and ctm.load(FOLDER / f"{teacher_name}.safetensors")
     if isinstance(teacher, ctm.CTM):
         model.load_state_dict(teacher.state_dict())
