@@ -10,13 +10,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import live_stills
 import torch
 
 import ctm
 
 CHECKPOINTS = Path(__file__).parents[1] / "book/checkpoints"
-SHARED = ("live-math.js", "live-draw.js")
-FIGURES = ("live-jump", "live-cloud", "live-gamma")
+SHARED = ["live-math", "live-draw"]
+FIGURES = {"live-ode": [], "live-jump": SHARED, "live-cloud": SHARED, "live-gamma": SHARED}  # and the scripts each builds on
 
 
 def world_script(name: str) -> str:
@@ -57,13 +58,15 @@ def setup(app: Any) -> dict[str, bool]:
     """Register with Sphinx."""
 
     def load_scripts(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-        wanted = [name for name in FIGURES if re.search(rf'class="live {name}"', context.get("body", ""))]
-        for file in [*SHARED, *(f"{name}.js" for name in wanted)] if wanted else []:
-            app.add_js_file(file, loading_method="defer")
+        found = re.findall(r'<div class="(?:live )?(live-\w+)"', context.get("body", ""))
+        for script in dict.fromkeys(script for name in found for script in [*FIGURES[name], name]):
+            app.add_js_file(f"{script}.js", loading_method="defer")
 
     def write_scripts(app: Any, error: Exception | None) -> None:
         if error is None and app.builder.format == "html":
-            write(Path(app.outdir) / "_static/live")
+            folder = Path(app.outdir) / "_static/live"
+            write(folder)
+            live_stills.write(folder)
 
     app.connect("html-page-context", load_scripts)
     app.connect("build-finished", write_scripts)
