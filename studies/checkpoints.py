@@ -2,7 +2,8 @@
 
     python -m studies.checkpoints [name ...]
 
-One thread, about ten minutes in all; the seconds on a card are the processor's. A test loads every file and measures its figures again.
+One thread, about ten minutes in all; the seconds on a card are the processor's. A test loads every file and measures its
+figures again.
 """
 
 import sys

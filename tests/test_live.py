@@ -20,10 +20,16 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import live_figures  # noqa: E402
 
-STORED = [path for path in sorted(live_figures.CHECKPOINTS.glob("*.safetensors")) if ctm.read_card(path).get("world") in ctm.data.WORLDS]
+STORED = [
+    path
+    for path in sorted(live_figures.CHECKPOINTS.glob("*.safetensors"))
+    if ctm.read_card(path).get("world") in ctm.data.WORLDS
+]
 PLANE = ["ring", "two_moons", "pinwheel", "spirals"]
 
-pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed: the live figures stay unchecked")
+pytestmark = pytest.mark.skipif(
+    shutil.which("node") is None, reason="node is not installed: the live figures stay unchecked"
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,9 @@ def js(folder):
     """Runs a script in which `m` is live-math.js, `data` what the pages load, and `given` what the test hands over."""
 
     def run(script, names, **given):
-        values = {key: value.flatten().tolist() if isinstance(value, torch.Tensor) else value for key, value in given.items()}
+        values = {
+            key: value.flatten().tolist() if isinstance(value, torch.Tensor) else value for key, value in given.items()
+        }
         (folder / "given.json").write_text(json.dumps(values))
         loads = "".join(f"require({str(folder / f'{name}.js')!r});" for name in names)
         program = (
@@ -94,7 +102,13 @@ def test_every_stored_model(js, path):
     if dim > 2:
         pytest.skip("no live figure shows more than two dimensions")
     high, low = model.sigma_max, model.sigma_min
-    for t, s in ((high, low), (high, 0.1 * high), (0.05 * high, low), (0.05 * high, 0.02 * high), (0.01 * high, 0.01 * high)):
+    for t, s in (
+        (high, low),
+        (high, 0.1 * high),
+        (0.05 * high, low),
+        (0.05 * high, 0.02 * high),
+        (0.01 * high, 0.01 * high),
+    ):
         x = noised(world, t, n=49, dtype=torch.float32)  # 49: not a multiple of the four points of a block
         script = f"return m.jump(m.network(data.models.{path.stem}), Float64Array.from(given.x), {t}, {s})"
         with torch.no_grad():
@@ -121,7 +135,9 @@ def test_levels_and_euler(js):
     for n in (1, 3, 12):
         times = karras_times(n, 0.002, 10.0)
         levels, path = js(
-            f"const w = m.mixture(data.worlds.ring), l = m.times({n}, 0.002, 10); return [l, m.euler(w, given.x, l)]", ["ring"], x=x
+            f"const w = m.mixture(data.worlds.ring), l = m.times({n}, 0.002, 10); return [l, m.euler(w, given.x, l)]",
+            ["ring"],
+            x=x,
         )
         assert levels == pytest.approx(times.tolist(), rel=1e-9)
         wanted = euler(world, x, times, path=True)
@@ -157,9 +173,7 @@ def test_sliced_distance(js, name):
     found, directions = js(
         f"return [m.slicedW2(given.x, m.ruler(given.truth, {dim}, 40)), m.directions({dim})]", [name], x=x, truth=truth
     )
-    squares = [
-        float(ot.wasserstein_1d((x.numpy() @ np.array(u)), (truth.numpy() @ np.array(u)), p=2)) for u in directions
-    ]
+    squares = [float(ot.wasserstein_1d((x.numpy() @ np.array(u)), (truth.numpy() @ np.array(u)), p=2)) for u in directions]
     assert all(np.hypot(*u) == pytest.approx(1) if dim == 2 else u == [1] for u in directions)
     assert found == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-9)
 
@@ -169,9 +183,7 @@ def test_rms_and_normal_numbers(js):
     assert js("return m.rms(given.x, given.y, 2)", ["ring"], x=x, y=y) == pytest.approx(
         (x - y).square().sum(1).mean().sqrt().item()
     )
-    numbers, again, other = (
-        np.array(js(f"return m.normals({seed}).draw(20000)", ["ring"])) for seed in (1, 1, 2)
-    )
+    numbers, again, other = (np.array(js(f"return m.normals({seed}).draw(20000)", ["ring"])) for seed in (1, 1, 2))
     assert (numbers == again).all()
     assert (numbers != other).any()
     assert abs(numbers.mean()) < 4 / np.sqrt(20_000)
@@ -185,7 +197,9 @@ def test_samples_of_a_world(js):
         world = ctm.data.WORLDS[name]()
         drawn = js(f"return m.sample(m.mixture(data.worlds.{name}), 8000, m.normals(5))", [name])
         distances = [
-            ctm.metrics.sliced_wasserstein(cloud(drawn, world.means.shape[1]), world.sample(8000, generator=generator(), dtype=torch.float64)),
+            ctm.metrics.sliced_wasserstein(
+                cloud(drawn, world.means.shape[1]), world.sample(8000, generator=generator(), dtype=torch.float64)
+            ),
             ctm.metrics.noise_floor(world, n=8000, draws=8),
         ]
         assert distances[0] < 1.5 * max(distances[1])

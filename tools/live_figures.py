@@ -1,7 +1,7 @@
 """What the live figures of the book compute with, written where a page can load it: worlds and weights as plain scripts.
 
 A page read from a file may load scripts but no data, so each world and each stored model becomes a script that adds to one
-global. As an extension of Sphinx this writes them into the built book, and loads the figures' scripts on pages that have one.
+global. As an extension of Sphinx this writes them into the built book, and loads the scripts of a figure on its page only.
 """
 
 import base64
