@@ -158,7 +158,7 @@ def _draw_jump(model: CTM, world: GaussianMixture, t: float, s: float) -> Pictur
     scatter(right, truth, "exact", limit=at_s)
     scatter(right, guess, "student", limit=at_s)
     error = flow_map_error(model, world, t, s, n=POINTS)
-    what = f"Left, {POINTS} points at t = {t:.3g}; right, the same at s = {s:.3g} by the exact map (blue) and the network (orange)"
+    what = f"Left, {POINTS} points at t = {t:.3g}; right, at s = {s:.3g} by the exact map (blue) and the network (orange)"
     return left.figure, f"{what}. Error ≈ {error:.3f} of the data's size."
 
 

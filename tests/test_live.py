@@ -178,11 +178,15 @@ def test_sliced_distance(js, name):
     assert found == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-9)
 
 
-def test_rms_and_normal_numbers(js):
+def test_rms_width_and_normal_numbers(js):
     x, y = noised(ctm.data.ring(), 1.0), noised(ctm.data.ring(), 1.0, seed=1)
     assert js("return m.rms(given.x, given.y, 2)", ["ring"], x=x, y=y) == pytest.approx(
         (x - y).square().sum(1).mean().sqrt().item()
     )
+    world = ctm.data.pinwheel()
+    points = noised(world, 0.1)
+    nearest = torch.cdist(points, world.means).min(1).values.square().mean().sqrt().item()
+    assert js("return m.width(m.mixture(data.worlds.pinwheel), given.x)", ["pinwheel"], x=points) == pytest.approx(nearest)
     numbers, again, other = (np.array(js(f"return m.normals({seed}).draw(20000)", ["ring"])) for seed in (1, 1, 2))
     assert (numbers == again).all()
     assert (numbers != other).any()

@@ -82,11 +82,11 @@ def test_the_output_holds_no_state_of_a_widget_but_all_frames(exploration):
 
 
 def test_bad_choices_are_named():
-    with pytest.raises(ValueError, match="world must be one of .*'ring'.* got 'rings'"):
+    with pytest.raises(ValueError, match=r"world must be one of .*'ring'.* got 'rings'"):
         explore_jump(FOLDER, world="rings")
-    with pytest.raises(ValueError, match="checkpoint must be one of .*ring_exact.* got 'pair_exact'"):
+    with pytest.raises(ValueError, match=r"checkpoint must be one of .*ring_exact.* got 'pair_exact'"):
         explore_gamma(FOLDER, checkpoint="pair_exact")
-    with pytest.raises(ValueError, match="folder /nowhere must hold checkpoints"):
+    with pytest.raises(ValueError, match=r"folder /nowhere must hold checkpoints"):
         explore_gamma("/nowhere")
 
 

@@ -3,7 +3,7 @@
 
 ctmDraw.start("live-gamma", async (box) => {
   const m = ctmMath, d = ctmDraw, COUNT = 500, MOST = 8;
-  let world, model, start, fresh, truth, prepared, floor, seed = 0;
+  let world, model, start, fresh, truth, prepared, floor, wide, seed = 0;
 
   const top = d.element(box, "div", { class: "choices" });
   const worlds = d.select(top, "world", Object.keys(d.MODELS).map((name) => [name, d.NAMES[name]]), pick);
@@ -32,7 +32,9 @@ ctmDraw.start("live-gamma", async (box) => {
     [world, model] = [newWorld, found];
     if (other) {
       const random = m.normals(3), sets = Array.from({ length: 10 }, () => m.sample(world, COUNT, random));
-      prepared = m.ruler(m.sample(world, 20 * COUNT, random), world.dim, COUNT);
+      const many = m.sample(world, 20 * COUNT, random);
+      prepared = m.ruler(many, world.dim, COUNT);
+      wide = m.width(world, many);
       floor = sets.map((x) => m.slicedW2(x, prepared)).sort((a, b) => a - b);
       truth = sets[0];
       renew();
@@ -70,7 +72,8 @@ ctmDraw.start("live-gamma", async (box) => {
     [0, 1, 2, 4, 8, 15].forEach((tick) => { d.line(g, [[across(tick), 9], [across(tick), 15]], colour.data, 1); g.fillText(tick, across(tick), 32); });
     d.disc(g, [across(ratio), 12], colour.student, 6);
     say(`${n} call${n > 1 ? "s" : ""}, γ = ${gamma.value.toFixed(2)}: sliced W₂ to the data ${distance.toFixed(3)}, `
-      + `${ratio.toFixed(1)} times the noise floor of ${unit.toFixed(3)} (ten true sets: ${(floor[0] / unit).toFixed(1)} to ${(floor[9] / unit).toFixed(1)}).`);
+      + `${ratio.toFixed(1)} times the noise floor of ${unit.toFixed(3)} (ten true sets: ${(floor[0] / unit).toFixed(1)} to ${(floor[9] / unit).toFixed(1)}). `
+      + `Width of the modes: ${(m.width(world, x) / wide).toFixed(2)} of the true one.`);
   }
 
   button.addEventListener("click", () => { if (world) renew(); });

@@ -244,8 +244,24 @@ const ctmMath = (() => {
   // Root mean square, over points, of the distance between two clouds.
   const rms = (x, y, dim) => Math.sqrt(x.reduce((sum, value, i) => sum + (value - y[i]) ** 2, 0) * dim / x.length);
 
+  // Root mean square distance of points to the nearest mean of the world.
+  function width(world, x) {
+    const { k: K, dim, mu } = world;
+    let total = 0;
+    for (let i = 0; i < x.length; i += dim) {
+      let nearest = Infinity;
+      for (let k = 0; k < K; k++) {
+        let square = 0;
+        for (let d = 0; d < dim; d++) square += (x[i + d] - mu[k * dim + d]) ** 2;
+        if (square < nearest) nearest = square;
+      }
+      total += nearest;
+    }
+    return Math.sqrt(total * dim / x.length);
+  }
+
   return { normals, mixture, sample, score, denoiser, trajectories, at, timeOf, exact, network, jump, level, fractionOf, times, euler,
-    gammaSampling, directions, ruler, slicedW2, rms };
+    gammaSampling, directions, ruler, slicedW2, rms, width };
 })();
 
 if (typeof module !== "undefined") module.exports = ctmMath;
