@@ -11,7 +11,7 @@ const ctmDraw = (() => {
   const NAMES = { two_gaussians: "two heaps on a line", ring: "ring", two_moons: "two moons", pinwheel: "pinwheel" };
   // The stored models of each world in the plane, by file and by what the reader is told. The first is drawn at once.
   const MODELS = {
-    ring: [["ring_small", "small, trained to the end"], ["ring_small_quick", "small, 400 steps"], ["ring_exact", "five times larger"],
+    ring: [["ring_small", "small, trained to the end"], ["ring_small_quick", "small, 400 steps"], ["ring_exact", "ten times larger"],
       ["ring_scratch", "larger, without a teacher"], ["ring_cm", "larger, consistency model"]],
     two_moons: [["two_moons_small", "small, trained to the end"]],
     pinwheel: [["pinwheel_small", "small, trained to the end"]],

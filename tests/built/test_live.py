@@ -16,7 +16,7 @@ FLAGS += ["--disable-component-update", "--disable-sync"]
 PAGES = {"welcome": "live-jump", "five_minutes": "live-cloud", "samplers": "live-gamma"}
 DESK = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}
 PHONE = {"viewport": {"width": 375, "height": 740}, "color_scheme": "dark", "has_touch": True, "reduced_motion": "reduce"}
-WAIT = 60_000  # a busy machine is slow, not wrong
+WAIT = 180_000  # a busy machine is slow, not wrong
 COUNT_FRAMES = """(() => {
   const ask = window.requestAnimationFrame.bind(window);
   window.frames_drawn = 0;
@@ -44,7 +44,7 @@ def visit(browser):
         page.add_init_script(COUNT_FRAMES)
         page.on("pageerror", lambda error: errors.append(f"{error} {error.stack}"))
         page.on("console", lambda m: m.type in ("error", "warning") and errors.append(f"{m.text} {m.location}"))
-        page.goto((BOOK / f"{name}.html").as_uri(), wait_until="domcontentloaded")
+        page.goto((BOOK / f"{name}.html").as_uri(), wait_until="commit")
         if options.get("java_script_enabled", True):
             page.wait_for_selector(".live output:not(:empty)", state="attached")
         return page
@@ -166,7 +166,7 @@ def test_without_scripts_a_picture_and_a_text_stand_in(visit, name):
 def test_the_figure_says_so_if_its_data_are_missing(browser):
     page = browser.new_context(offline=True).new_page()
     page.route("**/live/ring*.js", lambda route: route.abort())
-    page.goto((BOOK / "five_minutes.html").as_uri(), wait_until="domcontentloaded")
+    page.goto((BOOK / "five_minutes.html").as_uri(), wait_until="commit")
     page.wait_for_selector(".live p", timeout=WAIT)
     assert "ring.js is missing" in page.locator(".live").inner_text()
     page.context.close()
