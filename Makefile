@@ -6,15 +6,15 @@ READY := $(VENV)/.ready
 HTML := _build/html/book
 NB ?= $(wildcard book/*.ipynb)
 WORKERS ?= 2
-STUDIES ?= first_light parametrisations loss training samplers
+STUDIES ?= first_light parametrisations loss training samplers likelihood
 # One thread for each worker: two notebooks then share two cores, and results do not depend on their number.
 export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help book serve test unit notebooks pages execute lint checkpoints studies clean
+.PHONY: help book serve test unit notebooks pages weigh screenshots execute lint checkpoints studies clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: $(READY) ## build the HTML and print the page to open
 	$(BIN)/jupyter-book build . -W -n --keep-going --all -q
@@ -32,8 +32,14 @@ notebooks: $(READY) ## run every notebook and compare each output with the store
 	$(BIN)/pytest $(NB) --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg \
 		--nbval-cell-timeout 600 -n $(WORKERS) --dist loadscope -p no:cacheprovider
 
-pages: book ## the tests of the built pages
-	$(BIN)/pytest tests/built
+pages: book ## the tests of the built pages (those in a browser need Chromium, and say so when they are skipped)
+	$(BIN)/pytest tests/built -rs
+
+weigh: book ## bytes and seconds of every built page, in Chromium
+	$(BIN)/python -m tools.weigh
+
+screenshots: book ## photograph every page, light and dark, at 1280 and 375 pixels, into _build/screenshots
+	$(BIN)/python -m tools.screenshots
 
 execute: $(READY) ## run notebooks and store their outputs: all of them, or NB=book/name.ipynb
 	$(BIN)/python tools/execute.py $(NB)

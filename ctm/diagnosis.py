@@ -10,7 +10,7 @@ from itertools import combinations, starmap
 import torch
 from torch import Tensor
 
-from ctm._checks import NonFiniteError, check_number, check_points
+from ctm._checks import NonFiniteError, check_number, check_points, seeded
 from ctm.flow_map import FlowMap
 from ctm.metrics import ratio_to_floor
 from ctm.pairs import Data
@@ -113,7 +113,7 @@ def doctor(flow_map: FlowMap, data: Data, *, n: int = 2000, seed: int = 0) -> Re
     if not callable(getattr(data, "sample", None)):
         raise TypeError(f"data must have a method sample, got {type(data).__name__}")
     check_number(n, "n", 10, integer=True)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     x0 = check_points(data.sample(n, generator=generator), "data.sample(n)")
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
     centre, sd = x0.mean(0), flow_map.sigma_data

@@ -15,7 +15,7 @@ from ctm.mixture import GaussianMixture
 
 COLOURS = {
     "data": "#555555",
-    "noise": "#999999",
+    "noise": "#909090",
     "exact": "#0072B2",
     "euler": "#009E73",
     "teacher": "#CC79A7",

@@ -106,6 +106,7 @@ def test_lower_rooms_do_not_import_upper_ones():
         "run",
         "training",
         "samplers",
+        "likelihood",
         "metrics",
         "diagnosis",
         "plotting",

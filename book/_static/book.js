@@ -1,0 +1,32 @@
+// Small mends to the theme's pages. Deferred, and listed before MathJax: it runs once the page is read, before theirs.
+"use strict";
+
+(() => {
+  // A page without sections has no second sidebar; the theme's script expects one and throws.
+  if (!document.querySelector("div.bd-sidebar-secondary")) {
+    const sidebar = document.createElement("div");
+    sidebar.className = "bd-sidebar-secondary";
+    sidebar.hidden = true;
+    document.body.append(sidebar);
+  }
+
+  // Search shows a few lines of each page that it finds; from file:// a browser does not let it read them.
+  if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS === "object") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
+  // Mathematics is set in groups, from what is in view on, with a pause between: the page answers while the rest is set.
+  const GROUP = 16;
+  async function typeset() {
+    const all = [...document.querySelectorAll(".math.notranslate")];
+    const first = Math.max(0, all.findIndex((element) => element.getBoundingClientRect().bottom > 0));
+    const order = [...all.slice(first), ...all.slice(0, first)];
+    for (let i = 0; i < order.length; i += GROUP) {
+      await MathJax.typesetPromise(order.slice(i, i + GROUP));
+      if (i === 0) performance.mark("first-mathematics");
+      await new Promise((resolve) => setTimeout(resolve));
+    }
+    await MathJax.typesetPromise();  // what stands outside, in the output of a cell
+    // An equation wider than its column scrolls; the keyboard must reach it to do so.
+    for (const box of document.querySelectorAll("div.math")) if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  }
+  if (window.MathJax) window.MathJax.startup = { pageReady: typeset };
+})();

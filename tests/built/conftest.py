@@ -1,0 +1,39 @@
+"""One browser for all tests of the pages, with no network; each page is visited once a way and its findings kept."""
+
+import functools
+import os
+
+import pytest
+
+from tools.browser import DESK, HTML, PHONE, find_chromium, opened, served
+from tools.visits import Reader
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium; where there is none the tests that need it are skipped, or fail if ``NEED_BROWSER`` is set."""
+    if find_chromium() is None:
+        if os.environ.get("NEED_BROWSER"):
+            pytest.fail("NEED_BROWSER is set and no Chromium was found")
+        pytest.skip("no Chromium on this machine: the pages were not opened in a browser")
+    with opened() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def address():
+    """The built book on a server of this machine."""
+    with served() as root:
+        yield root
+
+
+@pytest.fixture(scope="session")
+def visit(browser, address):
+    """For a page: what was found when it came from a server, at a desk and on a phone, in light and in dark."""
+    return functools.cache(Reader(browser, address, DESK).examine)
+
+
+@pytest.fixture(scope="session")
+def disk_visit(browser):
+    """For a page: what was found when a phone opened it from the disk."""
+    return functools.cache(Reader(browser, HTML.as_uri(), PHONE).open)
