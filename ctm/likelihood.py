@@ -166,15 +166,15 @@ class _WithLogDensity:
     def __init__(self, model: FlowMap, shape: torch.Size, probes: Tensor) -> None:
         self.model, self.shape, self.probes = model, shape, probes
 
-    def denoiser(self, z: Tensor, t: Tensor) -> Tensor:
-        """``z - t dz/dt`` for ``z`` of shape ``(n, d + k)``: points and integrals side by side."""
+    def denoiser(self, x: Tensor, t: Time) -> Tensor:
+        """``x - t dx/dt`` for ``x`` of shape ``(n, d + k)``: points and integrals side by side."""
         k, n, d = self.probes.shape
-        x, logs = z.split([d, k], 1)
+        points, logs = x.split([d, k], 1)
 
         def clean(y: Tensor) -> Tensor:
             return self.model.denoiser(y.reshape(n, *self.shape), t).reshape(n, d)
 
-        guess, turned = _directional(clean, x, self.probes)
+        guess, turned = _directional(clean, points, self.probes)
         rates = (self.probes * (self.probes - turned)).sum(2).T
         return torch.cat([guess, logs - rates], 1)
 
@@ -196,7 +196,8 @@ def _ends(model: FlowMap, x: Tensor, t: float | None) -> tuple[Tensor, Tensor]:
 
 def _directional(f: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """``f(x)`` of shape ``(n, d)``, and its derivatives along ``directions`` ``(k, n, d)``, by forward-mode autograd."""
-    return vmap(lambda v: jvp(f, (x,), (v,)), out_dims=(None, 0))(directions)
+    both = vmap(lambda v: jvp(f, (x,), (v,)), out_dims=(None, 0))(directions)  # type: ignore[arg-type]
+    return both[0], both[1]
 
 
 def _jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
