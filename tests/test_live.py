@@ -109,7 +109,7 @@ def test_every_stored_model(js, path):
         (0.05 * high, 0.02 * high),
         (0.01 * high, 0.01 * high),
     ):
-        x = noised(world, t, n=49, dtype=torch.float32)  # 49: not a multiple of the four points of a block
+        x = noised(world, t, n=49, dtype=torch.float32)  # 49: not a multiple of the two points of a block
         script = f"return m.jump(m.network(data.models.{path.stem}), Float64Array.from(given.x), {t}, {s})"
         with torch.no_grad():
             wanted = model.G(x, t, s)

@@ -113,7 +113,7 @@ const ctmDraw = (() => {
   // Points are shown at x sd / sqrt(sd^2 + t^2): the same spread at every noise level.
   const shrink = (world, t) => world.sigma_data / Math.hypot(world.sigma_data, t);
 
-  const level = (t) => (t < 0.0995 ? t.toFixed(3) : t < 9.95 ? t.toFixed(2) : t.toFixed(1));
+  const level = (t) => (t < 0.00995 ? t.toFixed(4) : t < 0.0995 ? t.toFixed(3) : t < 9.95 ? t.toFixed(2) : t.toFixed(1));
 
   // The frame of a figure in `root`: draw is called at most once a frame, after request(), a new size or a new theme; say
   // puts a sentence in the live line, not faster than a reader or a screen reader can follow.

@@ -129,31 +129,30 @@ const ctmMath = (() => {
     return x * (low + (place - i) * (SIGMOID[i + 1] - low));
   };
 
-  // out = SiLU(W a + b) for n points, n a multiple of 4: four points and two units at a time stay in registers.
+  // out = SiLU(W a + b) for n points, n even and the units a multiple of 4: two points and four units at a time stay in
+  // the processor's registers.
   function hidden(layer, a, n, out) {
     const { rows, columns, w, b } = layer;
-    for (let i = 0; i < n; i += 4) {
-      const i0 = i * columns, i1 = i0 + columns, i2 = i1 + columns, i3 = i2 + columns;
-      for (let r = 0; r < rows; r += 2) {
-        const u = r * columns, v = u + columns;
-        let a0 = b[r], a1 = a0, a2 = a0, a3 = a0, b0 = b[r + 1], b1 = b0, b2 = b0, b3 = b0;
+    for (let i = 0; i < n; i += 2) {
+      const i0 = i * columns, i1 = i0 + columns;
+      for (let r = 0; r < rows; r += 4) {
+        const u0 = r * columns, u1 = u0 + columns, u2 = u1 + columns, u3 = u2 + columns;
+        let a0 = b[r], a1 = b[r + 1], a2 = b[r + 2], a3 = b[r + 3], b0 = a0, b1 = a1, b2 = a2, b3 = a3;
         for (let q = 0; q < columns; q++) {
-          const p = w[u + q], s = w[v + q], x0 = a[i0 + q], x1 = a[i1 + q], x2 = a[i2 + q], x3 = a[i3 + q];
-          a0 += p * x0; a1 += p * x1; a2 += p * x2; a3 += p * x3;
-          b0 += s * x0; b1 += s * x1; b2 += s * x2; b3 += s * x3;
+          const x = a[i0 + q], y = a[i1 + q], w0 = w[u0 + q], w1 = w[u1 + q], w2 = w[u2 + q], w3 = w[u3 + q];
+          a0 += w0 * x; a1 += w1 * x; a2 += w2 * x; a3 += w3 * x;
+          b0 += w0 * y; b1 += w1 * y; b2 += w2 * y; b3 += w3 * y;
         }
-        let o = i * rows + r;
-        out[o] = silu(a0); out[o + 1] = silu(b0); o += rows;
-        out[o] = silu(a1); out[o + 1] = silu(b1); o += rows;
-        out[o] = silu(a2); out[o + 1] = silu(b2); o += rows;
-        out[o] = silu(a3); out[o + 1] = silu(b3);
+        const o = i * rows + r, p = o + rows;
+        out[o] = silu(a0); out[o + 1] = silu(a1); out[o + 2] = silu(a2); out[o + 3] = silu(a3);
+        out[p] = silu(b0); out[p + 1] = silu(b1); out[p + 2] = silu(b2); out[p + 3] = silu(b3);
       }
     }
   }
 
   // G_theta(x, t, s) = (s/t) x + (1 - s/t) (c_skip x + c_out F(c_in x, log t / 4, log s / 4)), t and s shared by all points.
   function jump(model, x, t, s) {
-    const { dim, width, gain, frequencies, body, sigma_data: sd } = model, n = x.length / dim, padded = 4 * Math.ceil(n / 4);
+    const { dim, width, gain, frequencies, body, sigma_data: sd } = model, n = x.length / dim, padded = 2 * Math.ceil(n / 2);
     if (!model.room.length || model.room[0].length < padded * width) {
       model.room = [new Float64Array(padded * width), new Float64Array(padded * width)];
     }
@@ -211,7 +210,7 @@ const ctmMath = (() => {
     return x;
   }
 
-  const COUNT = 24;
+  const COUNT = 16;
   const directions = (dim) => (dim === 1 ? [[1]]
     : Array.from({ length: COUNT }, (_, i) => [Math.cos(Math.PI * i / COUNT), Math.sin(Math.PI * i / COUNT)]));
   const along = (x, direction) => {

@@ -44,8 +44,9 @@ def visit(browser):
         page.add_init_script(COUNT_FRAMES)
         page.on("pageerror", lambda error: errors.append(f"{error} {error.stack}"))
         page.on("console", lambda m: m.type in ("error", "warning") and errors.append(f"{m.text} {m.location}"))
-        page.goto((BOOK / f"{name}.html").as_uri(), wait_until="commit")
-        if options.get("java_script_enabled", True):
+        scripts = options.get("java_script_enabled", True)
+        page.goto((BOOK / f"{name}.html").as_uri(), wait_until="commit" if scripts else "load")
+        if scripts:
             page.wait_for_selector(".live output:not(:empty)", state="attached")
         return page
 
