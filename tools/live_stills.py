@@ -36,7 +36,7 @@ def jump_still() -> None:
     for s, style in ((low, "--"), (1.0, "-")):
         two = torch.tensor([high, s], dtype=torch.float64)
         curve(two, gamma_sampling(model, start.float(), two, path=True), "student", ls=style, marker="o", ms=4)
-    ax.set(xlabel="noise level $t$", ylabel="$x$, scaled to one spread", xlim=(high, 0))
+    ax.set(xlabel="noise level $t$", ylabel="$x$, scaled to one spread", xlim=(high, low))
     ax.set_xscale("function", functions=(lambda t: t.clip(0) ** (1 / 7), lambda u: u**7))
     ax.set_xticks([30, 10, 3, 1, 0.3, 0.1, 0.01], labels=["30", "10", "3", "1", "0.3", "0.1", "0.01"])
 

@@ -25,12 +25,12 @@ ctmDraw.start("live-jump", async (box) => {
     if (worlds.value !== name) return; // another world was picked meanwhile
     [world, model] = found;
     const plane = world.dim === 2, random = m.normals(1), high = world.sigma_max;
-    limit = (plane ? 2.6 : 2) * world.sigma_data;
+    limit = 2 * world.sigma_data;
     const many = plane ? m.sample(world, 500, random) : new Float64Array(17);
     const noise = random.draw(many.length);
     for (let i = 0; i < many.length; i++) many[i] = plane ? many[i] + high * noise[i] : (i / 8 - 1) * 1.8 * high;
     backdrop = m.trajectories(world, many, high, world.sigma_min); // 500 points in the plane, or a fan on the line
-    x = Float64Array.from(plane ? [0.25 * high, 0.55 * high] : [0.28 * high]);
+    x = Float64Array.from(plane ? [0.12 * high, 0.05 * high] : [0.28 * high]); // where the ways down are long
     canvas.setAttribute("aria-label", "A noise point and the ways down from it to the data: the exact trajectory, Euler steps, and two jumps. "
       + (plane ? "Drag the point, or move it with the arrow keys." : "Drag the point up and down, or move it with the arrow keys."));
     end.tell();
@@ -66,7 +66,7 @@ ctmDraw.start("live-jump", async (box) => {
       g.fillText("noise level t (down to the data)", width / 2, height - 3);
       const across = place(s, x)[0];
       d.line(g, [[across, 0], [across, height - BOTTOM]], colour.data, 1, [2, 4]);
-      g.fillText("s", across, 10);
+      g.fillText("s", across + 8, 14);
     }
     d.line(g, path.points.map((p, j) => place(m.timeOf(path, j), p)), colour.exact, 2.5);
     const stairway = stairs.slice(1).flatMap((after, i) => Array.from({ length: 9 }, (_, j) => { // straight in t, not on this axis
@@ -82,7 +82,7 @@ ctmDraw.start("live-jump", async (box) => {
     d.disc(g, place(s, there), colour.exact, 5);
     d.disc(g, place(low, consistency), colour.student, 7, true);
     d.disc(g, place(s, jumped), colour.student, 7, true);
-    d.disc(g, start, colour.ink, 7);
+    d.disc(g, start, colour.ink, 6);
 
     const apart = (a, b) => { const gap = Math.hypot(...a.map((value, i) => value - b[i])); return gap < 0.001 ? "less than 0.001" : gap.toFixed(3); };
     const spot = (p) => (p.length === 1 ? p[0].toFixed(2) : `(${p[0].toFixed(2)}, ${p[1].toFixed(2)})`);
@@ -119,7 +119,7 @@ ctmDraw.start("live-jump", async (box) => {
   const luck = m.normals(7);
   button.addEventListener("click", () => {
     const drawn = luck.draw(2);
-    move(drawn[0] / 2.5, drawn[1] / 2.5); // normal, as noise is
+    move(drawn[0] / 2, drawn[1] / 2); // normal, as noise is
   });
   await pick(worlds.value);
 });
