@@ -16,7 +16,8 @@ import torch
 import ctm
 
 CHECKPOINTS = Path(__file__).parents[1] / "book/checkpoints"
-SHARED = ["live-math", "live-draw"]
+MATHEMATICS = ["live-world", "live-network", "live-sampler", "live-distance"]
+SHARED = [*MATHEMATICS, "live-draw"]
 FIGURES = {"live-ode": [], "live-jump": SHARED, "live-cloud": SHARED, "live-gamma": SHARED}  # and the scripts each builds on
 
 

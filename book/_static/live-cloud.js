@@ -21,7 +21,7 @@ ctmDraw.start("live-cloud", async (box) => {
     if (from.value > to.value) from.value = to.value;
     request();
   });
-  d.legend(box, [["noise", "points at t (all are drawn scaled to one spread)"], ["exact", "exact map, at s"], ["student", "network, at s, and the line to where it should be"]]);
+  d.legend(box, [["noise", "points at t (all are drawn scaled to one spread)"], ["exact", "where the exact map puts them, at s"], ["student", "where the network puts them, and how far off"]]);
   const { request, say } = d.stage(box, draw);
 
   async function pick(name) {
@@ -52,7 +52,7 @@ ctmDraw.start("live-cloud", async (box) => {
     };
     const left = d.sheet(before), right = d.sheet(after), place = placing(right, s);
     d.dots(left.g, x, placing(left, t), colour.noise);
-    d.dots(right.g, truth, place, colour.exact, 4);
+    d.dots(right.g, truth, place, colour.exact, 5);
     right.g.beginPath();
     right.g.strokeStyle = colour.student;
     const misses = new Float64Array(COUNT);

@@ -71,7 +71,7 @@ const ctmDraw = (() => {
 
   function legend(parent, entries) {
     const list = element(parent, "ul", { class: "legend" });
-    entries.forEach(([kind, text]) => element(list, "li", { class: kind }, text));
+    return entries.map(([kind, text]) => element(list, "li", { class: kind }, text));
   }
 
   // A canvas cleared and scaled to the screen's pixels.

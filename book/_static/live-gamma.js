@@ -14,8 +14,9 @@ ctmDraw.start("live-gamma", async (box) => {
   const real = d.element(panels, "canvas", { role: "img", "aria-label": "500 points of the data" });
   const calls = d.slider(box, "calls <em>n</em>", { min: 1, max: MOST, step: 1, value: 4 }, String, () => request());
   const gamma = d.slider(box, "<em>γ</em>", { min: 0, max: 1, step: 0.02, value: 0 }, (value) => value.toFixed(2), () => request());
+  d.element(box, "p", { class: "caption" }, "distance to the data; 1 is what sets of true points have, the grey bar their range");
   const scale = d.element(box, "canvas", { class: "scale", role: "img", "aria-label": "Distance of the samples to the data in units of the noise floor" });
-  d.legend(box, [["student", "samples"], ["data", "data; on the scale, the range of ten true sets"]]);
+  d.legend(box, [["student", "samples of the network"], ["data", "data"]]);
   const { request, say } = d.stage(box, draw);
 
   async function pick(name) {

@@ -5,10 +5,10 @@ ctmDraw.start("live-jump", async (box) => {
   const m = ctmMath, d = ctmDraw;
   const MODELS = { two_gaussians: "pair_small", ring: "ring_small", two_moons: "two_moons_small", pinwheel: "pinwheel_small" };
   const LEFT = 14, RIGHT = 14, BOTTOM = 36; // margins of the 1-D picture
-  let world, model, x, limit, path, backdrop; // x: the noise point; limit: the edge of the picture, scaled
+  let world, model, x, limit, path, backdrop, touched = false; // x: the noise point; limit: the edge of the picture, scaled
 
   const panels = d.element(box, "div", { class: "panels" });
-  const canvas = d.element(panels, "canvas", { class: "hand", role: "img", tabindex: "0" });
+  const canvas = d.element(panels, "canvas", { class: "hand", role: "application", tabindex: "0" });
   const side = d.element(panels, "div", { class: "side" });
   const worlds = d.select(side, "world", Object.keys(MODELS).map((name) => [name, d.NAMES[name]]), pick);
   const time = (value) => m.level(value / 100, world.sigma_min, world.sigma_max);
@@ -16,8 +16,8 @@ ctmDraw.start("live-jump", async (box) => {
   const end = d.slider(side, "jump to <em>s</em>", { min: 0, max: 100, step: 1, value: 58 },
     (value) => (world ? d.level(time(value)) : ""), () => request());
   const button = d.element(side, "button", { type: "button" }, "another noise point");
-  d.legend(side, [["exact", "the exact trajectory"], ["euler", "Euler steps with the exact denoiser"],
-    ["student dashed", "consistency jump: to the end"], ["student", "CTM’s jump: to any s"], ["noise", "where the data are, at level s or on the way"]]);
+  const legend = d.legend(side, [["exact", "the exact trajectory"], ["euler", "Euler steps with the exact denoiser"],
+    ["student dashed", "consistency jump: to the end"], ["student", "CTM’s jump: to any s"], ["noise", ""]]);
   const { request, say } = d.stage(box, draw);
 
   async function pick(name) {
@@ -33,6 +33,7 @@ ctmDraw.start("live-jump", async (box) => {
     x = Float64Array.from(plane ? [0.12 * high, 0.05 * high] : [0.28 * high]); // where the ways down are long
     canvas.setAttribute("aria-label", "A noise point and the ways down from it to the data: the exact trajectory, Euler steps, and two jumps. "
       + (plane ? "Drag the point, or move it with the arrow keys." : "Drag the point up and down, or move it with the arrow keys."));
+    legend[4].textContent = plane ? "500 other points, at level s" : "other trajectories";
     end.tell();
     request();
   }
@@ -63,10 +64,14 @@ ctmDraw.start("live-jump", async (box) => {
       g.fillStyle = colour.ink;
       g.textAlign = "center";
       [30, 10, 3, 1, 0.3, 0.1, 0.01].forEach((t) => g.fillText(t, place(t, x)[0], height - BOTTOM + 16));
-      g.fillText("noise level t (down to the data)", width / 2, height - 3);
+      g.fillText("noise level t", width / 2, height - 3);
+      g.textAlign = "left";
+      g.fillText("noise", 0, height - 3);
+      g.textAlign = "right";
+      g.fillText("data", width, height - 3);
       const across = place(s, x)[0];
       d.line(g, [[across, 0], [across, height - BOTTOM]], colour.data, 1, [2, 4]);
-      g.fillText("s", across + 8, 14);
+      g.fillText("s", across - 5, 14);
     }
     d.line(g, path.points.map((p, j) => place(m.timeOf(path, j), p)), colour.exact, 2.5);
     const stairway = stairs.slice(1).flatMap((after, i) => Array.from({ length: 9 }, (_, j) => { // straight in t, not on this axis
@@ -82,7 +87,12 @@ ctmDraw.start("live-jump", async (box) => {
     d.disc(g, place(s, there), colour.exact, 5);
     d.disc(g, place(low, consistency), colour.student, 7, true);
     d.disc(g, place(s, jumped), colour.student, 7, true);
-    d.disc(g, start, colour.ink, 6);
+    d.disc(g, start, colour.ink, 9);
+    if (!touched) {
+      g.textAlign = "left";
+      g.font = "bold 14px sans-serif";
+      g.fillText(world.dim === 2 ? "drag me" : "↕ drag me", start[0] + (world.dim === 2 ? 13 : -8), start[1] - 14);
+    }
 
     const apart = (a, b) => { const gap = Math.hypot(...a.map((value, i) => value - b[i])); return gap < 0.001 ? "less than 0.001" : gap.toFixed(3); };
     const spot = (p) => (p.length === 1 ? p[0].toFixed(2) : `(${p[0].toFixed(2)}, ${p[1].toFixed(2)})`);
@@ -93,6 +103,7 @@ ctmDraw.start("live-jump", async (box) => {
 
   // Move the noise point to a place in the picture, given in units of its edge.
   function move(across, up) {
+    touched = true;
     const wide = world.dim === 2 ? [across, up] : [up], factor = 0.97 * limit / d.shrink(world, world.sigma_max);
     x = Float64Array.from(wide, (value) => factor * Math.min(Math.max(value, -1), 1));
     request();
