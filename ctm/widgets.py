@@ -23,8 +23,8 @@ from ctm.data import WORLDS
 from ctm.metrics import flow_map_error, noise_floor, sliced_wasserstein
 from ctm.mixture import GaussianMixture
 from ctm.models import CTM
-from ctm.plotting import scatter
-from ctm.samplers import gamma_sampling, noise
+from ctm.plotting import COLOURS, scatter
+from ctm.samplers import euler, gamma_sampling, noise
 from ctm.schedules import karras_times, rho_time
 
 POINTS = 800
@@ -109,7 +109,7 @@ class Exploration(ipywidgets.VBox):
                 f'<div class="ctm-frames" role="group" aria-label="{html.escape(shown)}">',
                 *(_input(slider.description, values) for slider, values in zip(self.sliders, self.frames, strict=True)),
                 '<div aria-live="polite">',
-                *(_frame(i, *self._render(values)) for i, values in enumerate(itertools.product(*self.frames))),
+                *(_frame(i, self.title, *self._render(values)) for i, values in enumerate(itertools.product(*self.frames))),
                 "</div>",
                 "</div>",
             ]
@@ -127,6 +127,19 @@ def explore_jump(folder: str | Path = "checkpoints", world: str = "ring", checkp
     levels = [round(value, 3) for value in rho_time(torch.linspace(0, 1, 21, dtype=torch.float64), 0.002, 10.0).tolist()]
     sliders = {"t": (levels, (10.0, 2.0, 0.5)), "s": (levels, (0.002, 0.1, 0.5))}
     return Exploration(_draw_jump, sliders, "Jumps from t to s", folder, world, checkpoint)
+
+
+def explore_ways(folder: str | Path = "checkpoints", world: str = "ring", checkpoint: str = "ring_exact") -> Exploration:
+    r"""Ways down from one noise point: exact trajectory, Euler steps, consistency jump, and :math:`G_\theta` to any ``s``.
+
+    Sliders set the seed of the noise point, the number of Euler steps and ``s``.
+
+    Args:
+        folder, world, checkpoint: as for :class:`Exploration`.
+    """
+    levels = [round(value, 3) for value in rho_time(torch.linspace(0, 1, 21, dtype=torch.float64), 0.002, 10.0).tolist()]
+    sliders = {"point": (range(1, 21), (1, 2, 3)), "steps": (range(1, 21), (2, 4, 16)), "s": (levels, (0.1, 0.5))}
+    return Exploration(_draw_ways, sliders, "Ways down", folder, world, checkpoint)
 
 
 def explore_gamma(folder: str | Path = "checkpoints", world: str = "ring", checkpoint: str = "ring_exact") -> Exploration:
@@ -162,6 +175,38 @@ def _draw_jump(model: CTM, world: GaussianMixture, t: float, s: float) -> Pictur
     return left.figure, f"{what}. Error ≈ {error:.3f} of the data's size."
 
 
+def _draw_ways(model: CTM, world: GaussianMixture, point: float, steps: float, s: float) -> Picture:
+    high, low = world.sigma_max, world.sigma_min
+    generator = torch.Generator().manual_seed(int(point))
+    x = high * torch.randn((1, 2), generator=generator, dtype=torch.float64)
+    fine, few = karras_times(64, low, high), karras_times(int(steps), low, high)
+    exact, stairs = world.G(x.expand(len(fine), 2), high, fine)[:, None], euler(world, x, few, path=True)
+    with torch.no_grad():
+        end, jumped = (model.G(x.float(), high, level).double() for level in (low, s))
+    there = world.G(x, high, s)
+    (ax,) = _panels(f"{steps:.0f} Euler steps, jump to s = {s:.3g}", size=4.0)
+
+    def way(points: Tensor, levels: Tensor, kind: str, **style: Any) -> None:
+        spread = (world.sigma_data**2 + levels**2).sqrt()[:, None]
+        ax.plot(*(points[:, 0] * world.sigma_data / spread).T, color=COLOURS[kind], **style)
+
+    scatter(ax, world.sample(POINTS, generator=generator), "data", limit=2.4 * world.sigma_data)
+    way(exact, fine, "exact", lw=2)
+    way(stairs, few, "euler", lw=1.4, marker="o", ms=4)
+    for target, level, dash in ((end, low, "--"), (jumped, s, "-")):
+        two = torch.tensor([high, level], dtype=torch.float64)
+        way(torch.stack([x, target]), two, "student", lw=1.4, ls=dash, marker="o", ms=6, mfc="none")
+    way(torch.stack([x]), few[:1], "exact", marker="o", ms=9, mfc="black", mec="black")
+    misses = [
+        (reached - true).norm().item() for reached, true in ((stairs[-1], exact[-1]), (end, exact[-1]), (jumped, there))
+    ]
+    return ax.figure, (
+        f"From the black noise point, {steps:.0f} Euler steps (green) end ≈ {misses[0]:.3f} from the end of the exact "
+        f"trajectory (blue), the consistency jump (dashed) ≈ {misses[1]:.3f}. "
+        f"CTM's jump to s = {s:.3g} (solid) lands ≈ {misses[2]:.3f} from the trajectory."
+    )
+
+
 def _draw_gamma(model: CTM, world: GaussianMixture, calls: int, gamma: float) -> Picture:
     generator = torch.Generator().manual_seed(0)
     x = noise(model, POINTS, tuple(world.shape), generator=generator)
@@ -176,12 +221,12 @@ def _draw_gamma(model: CTM, world: GaussianMixture, calls: int, gamma: float) ->
     return left.figure, f"{what}. Sliced W2 between them ≈ {ratio:.1f} times that of two true sets."
 
 
-def _panels(*titles: str) -> list[Any]:
+def _panels(*titles: str, size: float = 2.8) -> list[Any]:
     """The axes of a new figure, which no backend shows by itself."""
-    figure = Figure(figsize=(5.6, 2.9), dpi=90)
-    axes = figure.subplots(
-        1, len(titles), gridspec_kw={"left": 0.04, "right": 0.99, "bottom": 0.08, "top": 0.9, "wspace": 0.1}
-    )
+    n = len(titles)
+    figure = Figure(figsize=(size * n, size + 0.1), dpi=90)
+    grid = {"left": 0.08 / n, "right": 1 - 0.02 / n, "bottom": 0.08, "top": 0.9, "wspace": 0.1}
+    axes = figure.subplots(1, n, squeeze=False, gridspec_kw=grid)[0]
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title, fontsize=10)
     return list(axes)
@@ -191,7 +236,9 @@ def _png(figure: Figure) -> bytes:
     """The figure with 32 colours: a quarter of the size, and no difference to be seen in points and letters."""
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png")
-    Image.open(full).convert("RGB").quantize(32, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    Image.open(full).convert("RGB").quantize(32, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        small, format="png", optimize=True
+    )
     return small.getvalue()
 
 
@@ -212,11 +259,11 @@ def _input(name: str, values: Sequence[float]) -> str:
     )
 
 
-def _frame(number: int, png: bytes, sentence: str) -> str:
+def _frame(number: int, title: str, png: bytes, sentence: str) -> str:
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     hidden = " hidden" if number else ""
     text = html.escape(sentence)
-    return f'<div class="frame"{hidden}><img alt="Two clouds of points: {text}" src="{source}"><p>{text}</p></div>'
+    return f'<div class="frame"{hidden}><img alt="{html.escape(title)}. {text}" src="{source}"><p>{text}</p></div>'
 
 
 @functools.lru_cache(maxsize=8)

@@ -17,7 +17,7 @@ ctmDraw.start("live-jump", async (box) => {
     (value) => (world ? d.level(time(value)) : ""), () => request());
   const button = d.element(side, "button", { type: "button" }, "another noise point");
   const legend = d.legend(side, [["exact", "the exact trajectory"], ["euler", "Euler steps with the exact denoiser"],
-    ["student dashed", "consistency jump: to the end"], ["student", "CTM’s jump: to any s"], ["noise", ""]]);
+    ["student dashed", "consistency jump: to the end"], ["student", "CTM’s jump: to any s"], ["noise", ""], ["data", "the data"]]);
   const { request, say } = d.stage(box, draw);
 
   async function pick(name) {
@@ -34,6 +34,7 @@ ctmDraw.start("live-jump", async (box) => {
     canvas.setAttribute("aria-label", "A noise point and the ways down from it to the data: the exact trajectory, Euler steps, and two jumps. "
       + (plane ? "Drag the point, or move it with the arrow keys." : "Drag the point up and down, or move it with the arrow keys."));
     legend[4].textContent = plane ? "500 other points, at level s" : "other trajectories";
+    legend[5].hidden = !plane;
     end.tell();
     request();
   }
@@ -57,8 +58,8 @@ ctmDraw.start("live-jump", async (box) => {
     const consistency = m.jump(model, x, high, low), jumped = m.jump(model, x, high, s), there = m.at(path, s), last = m.at(path, low);
 
     if (world.dim === 2) {
-      const cloud = m.at(backdrop, s);
-      d.dots(g, cloud, (a, b) => place(s, [a, b]), colour.noise, 2);
+      d.dots(g, m.at(backdrop, s), (a, b) => place(s, [a, b]), colour.noise, 2);
+      d.dots(g, m.at(backdrop, low), (a, b) => place(low, [a, b]), colour.data, 2);
     } else {
       for (let i = 0; i < 17; i++) d.line(g, backdrop.points.map((p, j) => place(m.timeOf(backdrop, j), p, i)), colour.noise, 0.6);
       g.fillStyle = colour.ink;
@@ -89,9 +90,9 @@ ctmDraw.start("live-jump", async (box) => {
     d.disc(g, place(s, jumped), colour.student, 7, true);
     d.disc(g, start, colour.ink, 9);
     if (!touched) {
-      g.textAlign = "left";
       g.font = "bold 14px sans-serif";
-      g.fillText(world.dim === 2 ? "drag me" : "↕ drag me", start[0] + (world.dim === 2 ? 13 : -8), start[1] - 14);
+      g.textAlign = world.dim === 2 ? "center" : "left";
+      g.fillText(world.dim === 2 ? "drag me" : "↕ drag me", start[0] - (world.dim === 2 ? 0 : 8), start[1] + (world.dim === 2 ? 26 : -14));
     }
 
     const apart = (a, b) => { const gap = Math.hypot(...a.map((value, i) => value - b[i])); return gap < 0.001 ? "less than 0.001" : gap.toFixed(3); };
@@ -104,18 +105,18 @@ ctmDraw.start("live-jump", async (box) => {
   // Move the noise point to a place in the picture, given in units of its edge.
   function move(across, up) {
     touched = true;
-    const wide = world.dim === 2 ? [across, up] : [up], factor = 0.97 * limit / d.shrink(world, world.sigma_max);
+    const wide = world.dim === 2 ? [across, up] : [up], factor = 0.95 * limit / d.shrink(world, world.sigma_max);
     x = Float64Array.from(wide, (value) => factor * Math.min(Math.max(value, -1), 1));
     request();
   }
-  const where = () => { const k = d.shrink(world, world.sigma_max) / (0.97 * limit); return world.dim === 2 ? [x[0] * k, x[1] * k] : [0, x[0] * k]; };
+  const where = () => { const k = d.shrink(world, world.sigma_max) / (0.95 * limit); return world.dim === 2 ? [x[0] * k, x[1] * k] : [0, x[0] * k]; };
 
   function drag(event) {
     if (!world) return;
     if (event.type === "pointerdown") canvas.setPointerCapture(event.pointerId);
     else if (!event.buttons) return;
     const bounds = canvas.getBoundingClientRect(), high = bounds.height - (world.dim === 2 ? 0 : BOTTOM);
-    const half = (world.dim === 2 ? Math.min(bounds.width, bounds.height) : high) / 2 * 0.97;
+    const half = (world.dim === 2 ? Math.min(bounds.width, bounds.height) : high) / 2 * 0.95;
     move((event.clientX - bounds.left - bounds.width / 2) / half, (high / 2 - (event.clientY - bounds.top)) / half);
   }
   canvas.addEventListener("pointerdown", drag);

@@ -14,13 +14,7 @@ WAIT = 180_000  # a busy machine is slow, not wrong
 COUNT_FRAMES = """(() => {
   const ask = window.requestAnimationFrame.bind(window);
   window.frames_drawn = 0;
-  window.frame_lengths = [];
-  window.requestAnimationFrame = (f) => ask((time) => {
-    const start = performance.now();
-    f(time);
-    window.frames_drawn++;
-    window.frame_lengths.push(performance.now() - start);
-  });
+  window.requestAnimationFrame = (f) => ask((time) => { window.frames_drawn++; f(time); });
 })()"""
 
 
@@ -146,36 +140,41 @@ def test_the_noise_point_is_dragged_by_touch(visit):
     assert page.evaluate("scrollY") == scrolled  # the point moves, not the page
 
 
+SLIDE = "input.value = Number(input.max) * (1 - i / 80); input.dispatchEvent(new Event('input'));"
 MOVES = {  # what is done again and again while the frames are timed: the mouse drags the point, or a slider runs along
-    "welcome": "(i) => { const c = document.querySelector('.live canvas'), r = c.getBoundingClientRect();"
-    "c.setPointerCapture = () => {};"
-    "c.dispatchEvent(new PointerEvent(i ? 'pointermove' : 'pointerdown', { buttons: 1, pointerId: 1,"
-    " clientX: r.left + r.width * (0.3 + 0.004 * i), clientY: r.top + r.height * (0.7 - 0.003 * i) })); }",
-    "five_minutes": "(i) => { const input = document.querySelectorAll('.live input')[1]; input.value = 200 - i;"
-    "input.dispatchEvent(new Event('input')); }",
-    "samplers": "(i) => { const input = document.querySelectorAll('.live input')[1]; input.value = 0.01 * i;"
-    "input.dispatchEvent(new Event('input')); }",
+    "welcome": """const r = canvas.getBoundingClientRect(); canvas.setPointerCapture = () => {};
+      canvas.dispatchEvent(new PointerEvent(i ? 'pointermove' : 'pointerdown', { buttons: 1,
+        clientX: r.left + r.width * (0.3 + 0.004 * i), clientY: r.top + r.height * (0.7 - 0.003 * i) }));""",
+    "five_minutes": SLIDE,
+    "samplers": SLIDE,
 }
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_sixty_frames_a_second_with_500_points(visit, name):
-    """The time a frame takes to compute and draw; the fast quarter, since other work on the machine only delays."""
+    """The processor's time of the page for one frame, all included, which other work on the machine does not change much."""
     page = visit(name, **DESK)
     if name == "welcome":
-        changes(page, lambda: page.locator(".live select").select_option("ring"))  # a plane world has 500 points behind
-    lengths = page.evaluate(
-        f"""async () => {{
-          const move = {MOVES[name]};
-          window.frame_lengths = [];
-          for (let i = 0; i < 80; i++) {{ move(i); await new Promise((done) => setTimeout(done, 20)); }}
-          return frame_lengths.sort((a, b) => a - b);
-        }}"""
-    )
-    assert len(lengths) >= 40
-    quarter, median = lengths[len(lengths) // 4], lengths[len(lengths) // 2]
-    print(f"{name}: {quarter:.1f} ms, median {median:.1f}, slowest {lengths[-1]:.1f}, {len(lengths)} frames")
-    assert quarter < 1000 / 60
+        changes(page, lambda: page.locator(".live select").select_option("ring"))  # in the plane: 500 points behind
+    meter = page.context.new_cdp_session(page)
+    meter.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def seconds():
+        return next(m["value"] for m in meter.send("Performance.getMetrics")["metrics"] if m["name"] == "TaskDuration")
+
+    frames = """async () => {
+      const canvas = document.querySelector('.live canvas'), input = document.querySelectorAll('.live input')[1];
+      const before = frames_drawn;
+      for (let i = 0; i < 80; i++) { MOVE; await new Promise((done) => requestAnimationFrame(() => setTimeout(done))); }
+      return (frames_drawn - before) / 2; // half of them are this loop's own
+    }""".replace("MOVE;", MOVES[name])
+    costs = []
+    for _ in range(4):  # the first to warm up
+        start, count = seconds(), page.evaluate(frames)
+        assert count >= 70
+        costs.append(1000 * (seconds() - start) / count)
+    print(f"{name}: {', '.join(f'{cost:.1f}' for cost in costs)} ms a frame")
+    assert min(costs) < 1000 / 60
 
 
 @pytest.mark.parametrize("name", PAGES)
