@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 from pathlib import Path
 
@@ -11,18 +12,18 @@ import torch
 from PIL import Image
 
 import ctm
-from ctm.widgets import POINTS, explore_gamma, explore_jump
+from ctm.widgets import POINTS, explore_gamma, explore_jump, explore_ways
 
 FOLDER = Path(__file__).parents[1] / "book/checkpoints"
 
 
-@pytest.fixture(scope="module", params=[explore_jump, explore_gamma])
+@pytest.fixture(scope="module", params=[explore_jump, explore_gamma, explore_ways])
 def exploration(request):
     return request.param(FOLDER, checkpoint="ring_quick")
 
 
 def test_every_slider_redraws(exploration):
-    assert Image.open(io.BytesIO(exploration.picture.value)).size == (504, 261)
+    assert Image.open(io.BytesIO(exploration.picture.value)).size in ((504, 261), (360, 369))
     for slider in exploration.sliders:
         before = exploration.picture.value, exploration.sentence.value
         slider.value = slider.options[len(slider.options) // 2][1]
@@ -55,6 +56,29 @@ def test_the_error_in_the_sentence_is_the_packages():
     assert "≈ 0.000" in widget.sentence.value  # a jump of no length
 
 
+def test_the_misses_in_the_sentence_are_those_of_the_point():
+    """The same three ways down, step by step."""
+    widget = explore_ways(FOLDER, checkpoint="ring_quick")
+    model, world = ctm.load(FOLDER / "ring_quick.safetensors").requires_grad_(False), ctm.data.ring()
+    for (slider, number), text in zip(
+        zip(widget.sliders, (5, 3, 0.5), strict=True), ("point 5", "3 Euler", "s = 0.5"), strict=True
+    ):
+        slider.value = min((value for _, value in slider.options), key=lambda value, number=number: abs(value - number))
+        assert text in widget.sentence.value
+    s = widget.sliders[2].value
+    start = x = 10.0 * torch.randn((1, 2), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    levels = [(10 ** (1 / 7) + i / 3 * (0.002 ** (1 / 7) - 10 ** (1 / 7))) ** 7 for i in range(4)]
+    for t, u in zip(levels, levels[1:], strict=False):
+        x = x + (u - t) * (x - world.denoiser(x, t)) / t
+    pairs = [
+        (x, world.G(start, 10.0, 0.002)),
+        (model.G(start.float(), 10.0, 0.002), world.G(start, 10.0, 0.002)),
+        (model.G(start.float(), 10.0, s), world.G(start, 10.0, s)),
+    ]
+    said = [float(number) for number in re.findall(r"≈ ([0-9.]+\d)", widget.sentence.value)]
+    assert said == pytest.approx([(reached - true).norm().item() for reached, true in pairs], abs=0.0006)
+
+
 def test_the_distance_in_the_sentence_is_the_packages():
     widget = explore_gamma(FOLDER, checkpoint="ring_quick")
     model, world = ctm.load(FOLDER / "ring_quick.safetensors"), ctm.data.ring()
@@ -70,7 +94,7 @@ def test_the_output_holds_no_state_of_a_widget_but_all_frames(exploration):
     assert bundle["text/plain"] == exploration.title  # no line of repr
     assert set(bundle) == {"text/plain", "text/html", "application/vnd.jupyter.widget-view+json"}
     page = bundle["text/html"]
-    count = len(exploration.frames[0]) * len(exploration.frames[1])
+    count = math.prod(map(len, exploration.frames))
     sources = re.findall(r'base64,([\w+/=]+)"', page)
     assert len(sources) == page.count('class="frame"') == count
     assert page.count('class="frame" hidden') == count - 1  # the first is there without scripts

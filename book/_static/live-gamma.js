@@ -3,7 +3,7 @@
 
 ctmDraw.start("live-gamma", async (box) => {
   const m = ctmMath, d = ctmDraw, COUNT = 500, MOST = 8;
-  let world, model, start, fresh, truth, prepared, floor, wide, seed = 0;
+  let world, model, start, fresh, truth, prepared, floor, wide, seed = 0, drawn = "";
 
   const top = d.element(box, "div", { class: "choices" });
   const worlds = d.select(top, "world", Object.keys(d.MODELS).map((name) => [name, d.NAMES[name]]), pick);
@@ -56,12 +56,16 @@ ctmDraw.start("live-gamma", async (box) => {
     const colour = d.colours(), n = calls.value, limit = 2.4 * world.sigma_data;
     const map = (x, t, s) => m.jump(model, x, t, s);
     const x = m.gammaSampling(map, start, m.times(n, world.sigma_min, world.sigma_max), gamma.value, fresh, world.sigma_min);
-    [[made, x, colour.student, "samples"], [real, truth, colour.data, "data"]].forEach(([canvas, cloud, ink, title]) => {
+    const show = (canvas, cloud, ink, title) => {
       const { g, width, height } = d.sheet(canvas), k = Math.min(width, height) / (2 * limit);
       d.dots(g, cloud, (a, b) => [width / 2 + k * a, height / 2 - k * b], ink);
       g.fillStyle = colour.ink;
       g.fillText(title, 4, 14);
-    });
+    };
+    show(made, x, colour.student, "samples");
+    const now = [worlds.value, colour.data, real.clientWidth, real.clientHeight, window.devicePixelRatio].join();
+    if (now !== drawn) show(real, truth, colour.data, "data"); // the data stay while the sliders move
+    drawn = now;
     const unit = floor.reduce((sum, value) => sum + value / floor.length, 0), distance = m.slicedW2(x, prepared), ratio = distance / unit;
 
     const { g, width } = d.sheet(scale), across = (value) => 8 + Math.log2(1 + Math.min(value, 15)) / 4 * (width - 16);
