@@ -201,8 +201,8 @@ def _draw_ways(model: CTM, world: GaussianMixture, point: float, steps: float, s
         (reached - true).norm().item() for reached, true in ((stairs[-1], exact[-1]), (end, exact[-1]), (jumped, there))
     ]
     return ax.figure, (
-        f"From noise point {point:.0f} (black), {steps:.0f} Euler steps (green) end ≈ {misses[0]:.3f} from the end of the exact "
-        f"trajectory (blue), the consistency jump (dashed) ≈ {misses[1]:.3f}. "
+        f"From noise point {point:.0f} (black), {steps:.0f} Euler steps (green) end ≈ {misses[0]:.3f} from the end of the "
+        f"exact trajectory (blue), the consistency jump (dashed) ≈ {misses[1]:.3f}. "
         f"CTM's jump to s = {s:.3g} (solid) lands ≈ {misses[2]:.3f} from the trajectory."
     )
 
