@@ -112,6 +112,7 @@ def test_the_noise_point_is_dragged_by_mouse_and_moved_by_keys(visit):
             page.mouse.up()
 
         changes(page, drag)
+        page.wait_for_timeout(1000)  # the sentence follows the last move a little later
         start = words(page)
         page.mouse.move(*middle)  # the button is up: the point stays
         page.wait_for_timeout(300)
