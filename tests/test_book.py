@@ -124,6 +124,7 @@ def test_lower_rooms_do_not_import_upper_ones():
         "metrics",
         "diagnosis",
         "plotting",
+        "widgets",
     ]
     files = {path.stem: path.read_text() for path in (ROOT / "ctm").glob("*.py") if path.stem != "__init__"}
     assert set(files) == set(order)

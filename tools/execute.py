@@ -30,6 +30,9 @@ def execute(path: Path) -> None:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
         for output in cell.get("outputs", []):
+            output.get("data", {}).pop(
+                "application/vnd.jupyter.widget-view+json", None
+            )  # its kernel is gone; the HTML stays
             if output.get("name") == "stderr":
                 raise RuntimeError(f"{path}, cell {number} writes to stderr: {output['text'][:200]}")
     nbformat.validate(notebook)
