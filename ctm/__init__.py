@@ -1,6 +1,18 @@
 """Consistency trajectory models, small enough to read and checked against an exact oracle."""
 
-from ctm import checkpoints, data, losses, metrics, models, networks, parametrisations, samplers, schedules, solvers
+from ctm import (
+    checkpoints,
+    data,
+    likelihood,
+    losses,
+    metrics,
+    models,
+    networks,
+    parametrisations,
+    samplers,
+    schedules,
+    solvers,
+)
 from ctm.checkpoints import load, read_card, save
 from ctm.diagnosis import doctor
 from ctm.flow_map import FlowMap
@@ -21,6 +33,7 @@ __all__ = [
     "checkpoints",
     "data",
     "doctor",
+    "likelihood",
     "load",
     "losses",
     "metrics",

@@ -15,6 +15,8 @@ class NonFiniteError(ValueError):
 
 
 SLACK = 1e-6  # relative room for float32 rounding when a time is compared with a limit
+MOST = 10**9  # of anything that is counted
+LARGEST = 1e100  # of a point or a time: its square is still a float64
 
 
 def check_points(x: Any, name: str = "x", shape: torch.Size | tuple[int, ...] | None = None) -> Tensor:
@@ -23,17 +25,26 @@ def check_points(x: Any, name: str = "x", shape: torch.Size | tuple[int, ...] | 
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must hold floating point numbers, got dtype {x.dtype}")
+    check_held(x, name)
     if x.ndim < 2 or not x.numel():
         raise ValueError(f"{name} must have shape (n, *data_shape), n >= 1, at least one data axis; got {tuple(x.shape)}")
     if shape is not None and tuple(x.shape[1:]) != tuple(shape):
         raise ValueError(f"{name} must have shape (n, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
     if not torch.isfinite(x).all():
         raise NonFiniteError(f"{name} must be finite, got {int((~torch.isfinite(x)).sum())} NaN or infinite values")
+    if x.dtype == torch.float64 and bool((x.abs() > LARGEST).any()):  # float32 cannot hold so much
+        raise ValueError(f"{name} must hold numbers up to {LARGEST:g}, got {x.abs().max():g}")
     return x
 
 
+def check_held(x: Tensor, name: str) -> None:
+    """Raise ValueError unless the numbers of ``x`` are there, in a dense table."""
+    if x.is_meta or x.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor that holds its numbers, got {x.layout} on {x.device}")
+
+
 def check_times(
-    t: Any, x: Tensor, name: str = "t", low: float = 0.0, high: float = math.inf, dtype: torch.dtype | None = None
+    t: Any, x: Tensor, name: str = "t", low: float = 0.0, high: float = LARGEST, dtype: torch.dtype | None = None
 ) -> Tensor:
     """Return the noise level ``t`` as a tensor that broadcasts against ``x``: shape ``(1, 1, ...)`` or ``(n, 1, ...)``.
 
@@ -41,6 +52,10 @@ def check_times(
     """
     if isinstance(t, bool) or not isinstance(t, int | float | Tensor):
         raise TypeError(f"{name} must be a number or a torch.Tensor, got {type(t).__name__}")
+    if isinstance(t, Tensor):
+        check_held(t, name)
+        if t.is_complex() or t.dtype == torch.bool:
+            raise TypeError(f"{name} must hold real numbers, got dtype {t.dtype}")
     times = torch.as_tensor(t, dtype=dtype or x.dtype, device=x.device)
     if times.numel() == 1:
         times = times.reshape(1)
@@ -66,6 +81,8 @@ def check_order(later: Tensor, earlier: Tensor, names: tuple[str, str] = ("s", "
 def check_schedule(times: Any, name: str = "times") -> list[float]:
     """Return ``times`` as a list of at least two finite, non-negative and strictly decreasing numbers."""
     try:
+        if isinstance(times, str):
+            raise TypeError("text")
         values = [float(value) for value in times]
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be a sequence of numbers, got {times!r}") from error
@@ -84,12 +101,19 @@ def check_number(
     """Raise unless ``value`` is a finite number in ``[low, high]`` (``(low, high]`` with ``above``)."""
     if isinstance(value, bool) or not isinstance(value, int if integer else int | float):
         raise TypeError(f"{name} must be {'an integer' if integer else 'a number'}, got {value!r}")
-    if not (math.isfinite(value) and (low < value if above else low <= value) and value <= high):
+    high = min(high, MOST) if integer and high == math.inf else high
+    if not ((isinstance(value, int) or math.isfinite(value)) and (low < value if above else low <= value) and value <= high):
         bracket = "(" if above else "["
         raise ValueError(f"{name} must lie in {bracket}{low:g}, {high:g}], got {value!r}")
 
 
 def check_choice(value: Any, name: str, allowed: Collection[str]) -> None:
     """Raise ValueError unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {sorted(allowed)}, got {value!r}")
+
+
+def seeded(seed: Any) -> torch.Generator:
+    """A generator with this seed, after checking it."""
+    check_number(seed, "seed", 0, 2**63 - 1, integer=True)
+    return torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from itertools import combinations, starmap
 import torch
 from torch import Tensor
 
-from ctm._checks import NonFiniteError, check_number, check_points
+from ctm._checks import NonFiniteError, check_number, check_points, seeded
 from ctm.flow_map import FlowMap
 from ctm.metrics import ratio_to_floor
 from ctm.pairs import Data
@@ -49,7 +49,7 @@ class Check:
 
     def __str__(self) -> str:
         colour = "ok " if self.sound else "RED"
-        return f"{colour}  {self.name:<14} sound from {self.low:g} to {self.high:g}: ≈ {self.value:.3g}"
+        return f"{colour}  {self.name:<14} sound from {self.low:.3g} to {self.high:.3g}: ≈ {self.value:.3g}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def doctor(flow_map: FlowMap, data: Data, *, n: int = 2000, seed: int = 0) -> Re
       :math:`\bar x_0 + (x_t - \bar x_0)\, \sigma^2 / (t^2 + \sigma^2)`: at most 1 for a posterior mean;
     - *orthogonality*: :math:`|E\langle x_0 - D, D - \bar x_0 \rangle| / E|x_0 - \bar x_0|^2`: 0 for a posterior mean;
     - *semigroup*: :math:`|G(G(x_t, t, u), u, s) - G(x_t, t, s)| / \sigma`;
-    - *spread*: the standard deviation of :math:`G(x_t, t, s)` over that of :math:`x_s`;
+    - *spread*: the standard deviation of :math:`G(x_t, t, s)` over that of :math:`x_s`; as both are of ``n`` points, it may
+      miss 1 by :math:`0.05 + 3 / \sqrt{n}`;
     - *samples*: :func:`ctm.metrics.ratio_to_floor` of one jump from pure noise, in sliced :math:`W_2`.
 
     Args:
@@ -113,7 +114,7 @@ def doctor(flow_map: FlowMap, data: Data, *, n: int = 2000, seed: int = 0) -> Re
     if not callable(getattr(data, "sample", None)):
         raise TypeError(f"data must have a method sample, got {type(data).__name__}")
     check_number(n, "n", 10, integer=True)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     x0 = check_points(data.sample(n, generator=generator), "data.sample(n)")
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
     centre, sd = x0.mean(0), flow_map.sigma_data
@@ -169,6 +170,7 @@ def doctor(flow_map: FlowMap, data: Data, *, n: int = 2000, seed: int = 0) -> Re
         return abs(value - 1)
 
     inner = levels[:-1]  # below sigma_min there is nothing to look at
+    slack = 0.05 + 3 / math.sqrt(n)
     return Report(
         (
             check("boundary", 0, 1e-4, lambda: max(map(boundary, levels))),
@@ -177,7 +179,7 @@ def doctor(flow_map: FlowMap, data: Data, *, n: int = 2000, seed: int = 0) -> Re
             check("regression", 0, 1.05, lambda: max(map(regression, inner))),
             check("orthogonality", 0, 0.1, lambda: max(map(orthogonality, inner))),
             check("semigroup", 0, 0.15, lambda: max(starmap(semigroup, combinations(levels, 3)))),
-            check("spread", 0.95, 1.05, lambda: max(starmap(spread, pairs), key=off)),
+            check("spread", 1 - slack, 1 + slack, lambda: max(starmap(spread, pairs), key=off)),
             check("samples", 0, 2.5, samples),
         )
     )

@@ -10,7 +10,7 @@ import ot
 import torch
 from torch import Tensor
 
-from ctm._checks import check_choice, check_number, check_points
+from ctm._checks import check_choice, check_number, check_points, check_schedule, seeded
 from ctm.flow_map import FlowMap
 from ctm.mixture import GaussianMixture
 from ctm.pairs import Data
@@ -44,7 +44,9 @@ def flow_map_error(
     check_number(n, "n", 1, integer=True)
     t = flow_map.sigma_max if t is None else t
     s = flow_map.sigma_min if s is None else s
-    generator = torch.Generator().manual_seed(seed)
+    check_number(t, "t", 0)
+    check_number(s, "s", 0, t)
+    generator = seeded(seed)
     x0 = world.sample(n, generator=generator)
     xt = x0 + t * torch.randn(x0.shape, generator=generator)
     difference = flow_map.G(xt, t, s) - world.G(xt, t, s)
@@ -54,9 +56,10 @@ def flow_map_error(
 def error_table(flow_map: FlowMap, world: GaussianMixture, times: Sequence[float], *, n: int = 2000) -> Tensor:
     """:func:`flow_map_error` for every pair of decreasing ``times``: ``[i, j]`` is the jump from ``times[i]`` to
     ``times[j]``, NaN where ``times[j] >= times[i]``."""
-    table = torch.full((len(times), len(times)), torch.nan)
-    for i, t in enumerate(times):
-        for j, s in enumerate(times):
+    levels = check_schedule(times)
+    table = torch.full((len(levels), len(levels)), torch.nan)
+    for i, t in enumerate(levels):
+        for j, s in enumerate(levels):
             if s < t:
                 table[i, j] = flow_map_error(flow_map, world, t, s, n=n)
     return table
@@ -78,7 +81,8 @@ def wasserstein(x: Tensor, y: Tensor, p: int = 2) -> float:
 
 def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 64, seed: int = 0) -> float:
     r"""Sliced :math:`W_2`: the root mean square of the 1-D :math:`W_2` along random directions (POT). Fast at any size."""
-    check_number(projections, "projections", 1, integer=True)
+    check_number(projections, "projections", 1, 10**6, integer=True)
+    check_number(seed, "seed", 0, 2**32 - 1, integer=True)
     a, b = _pair(x, y)
     if a.shape[1] == 1:
         return wasserstein(x, y)
@@ -167,7 +171,7 @@ def _draws(
     check_number(n, "n", 2, integer=True)
     check_number(draws, "draws", 2, integer=True)
     distance = METRICS[metric]
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     values = []
     for _ in range(draws):
         real, other = world.sample(n, generator=generator), world.sample(n, generator=generator)

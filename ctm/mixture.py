@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ctm._checks import check_number, check_order, check_points, check_times
+from ctm._checks import check_held, check_number, check_order, check_points, check_times
 from ctm.flow_map import FlowMap, Time
 from ctm.oracle import integrate
 
@@ -32,15 +33,14 @@ class GaussianMixture(FlowMap):
     """
 
     def __init__(self, means: Any, stds: Any, weights: Any = None) -> None:
-        means = torch.as_tensor(means, dtype=torch.float64)
+        means = _numbers(means, "means")
         if means.ndim < 2 or not means.numel():
             raise ValueError(f"means must have shape (k, *data_shape), got {tuple(means.shape)}")
         k = len(means)
-        stds = torch.as_tensor(stds, dtype=torch.float64)
+        stds = _numbers(stds, "stds")
         if stds.ndim and stds.shape != (k,):
             raise ValueError(f"stds must be one number or have shape ({k},), got {tuple(stds.shape)}")
-        weights = torch.ones(k) if weights is None else torch.as_tensor(weights)
-        weights = weights.to(torch.float64)
+        weights = torch.ones(k, dtype=torch.float64) if weights is None else _numbers(weights, "weights")
         if weights.shape != (k,):
             raise ValueError(f"weights must have shape ({k},), got {tuple(weights.shape)}")
         if not torch.isfinite(means).all():
@@ -135,6 +135,17 @@ class GaussianMixture(FlowMap):
             pull = log_terms.softmax(1) / variance
             parts.append(pull @ self._mu - pull.sum(1, keepdim=True) * xs)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _numbers(value: Any, name: str) -> Tensor:
+    try:
+        table = value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))  # Python floats in float64
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must hold numbers, got {value!r}") from error
+    if table.is_complex() or table.dtype == torch.bool:
+        raise TypeError(f"{name} must hold real numbers, got dtype {table.dtype}")
+    check_held(table, name)
+    return table.to(torch.float64)
 
 
 def time_range(sigma_data: float) -> tuple[float, float]:

@@ -35,6 +35,7 @@ class MLP(nn.Module):
         for name, value in (("dim", dim), ("width", width), ("layers", layers), ("features", features)):
             check_number(value, name, 1, LARGEST, integer=True)
         check_number(gain, "gain", 0, above=True)
+        check_number(seed, "seed", 0, 2**63 - 1, integer=True)
         self.config = {"dim": dim, "width": width, "layers": layers, "features": features, "gain": gain}
         self.gain = gain
         self.register_buffer("frequencies", 2 * math.pi * 2.0 ** torch.linspace(-3, 1, features))

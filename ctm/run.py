@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from ctm._checks import NonFiniteError, check_points
+from ctm._checks import NonFiniteError, check_points, seeded
 from ctm.losses import adaptive_weight, consistency_loss, dsm_loss
 from ctm.models import CTM
 from ctm.pairs import Data, Pairs, Route, Trajectories, draw_levels, fresh_pairs
@@ -26,7 +26,7 @@ class Run:
         self.average, self.target, self.guide = (copy.deepcopy(student).requires_grad_(False) for _ in range(3))
         self.teacher = self.guide if teacher is None else teacher
         self.optimizer = torch.optim.Adam(student.parameters(), lr=recipe.lr, betas=(0.9, 0.99), fused=True)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = seeded(seed)
         self.pool = Trajectories() if recipe.pool and recipe.consistency else None
         # the target jumps only where something is left to jump: not with u = s compared at s, not in denoising alone
         self._has_target_jump = bool(recipe.consistency) and (recipe.consistency, recipe.compare) != ("global", "s")

@@ -78,7 +78,6 @@ def train(
         ValueError: ``checkpoint`` belongs to another run, or an argument is out of range.
     """
     check_number(steps, "steps", 1, integer=True)
-    check_number(seed, "seed", 0, 2**63 - 1, integer=True)
     check_number(save_every, "save_every", 1, integer=True)
     recipe = recipe or (SCRATCH if teacher is None else Recipe())
     for name, value, kind in (("student", student, CTM), ("recipe", recipe, Recipe)):

@@ -16,6 +16,7 @@ from ctm.metrics import flow_map_error
 
 FOLDER = Path(__file__).parents[1] / "book/checkpoints"
 CONSISTENCY_MODEL = ctm.Recipe(to_data=1.0)  # every jump goes to the end: all that a consistency model learns
+BOTH = ctm.Recipe(dsm=1.0, references=1024)  # jumps, and the denoiser on the diagonal kept true: for likelihoods
 # name: (world, teacher, recipe or None for the default, steps); a learned teacher is the checkpoint of that name
 MODELS: dict[str, tuple[str, str | None, ctm.Recipe | None, int]] = {
     "ring_denoiser": ("ring", None, ctm.DENOISER, 7_000),
@@ -24,6 +25,7 @@ MODELS: dict[str, tuple[str, str | None, ctm.Recipe | None, int]] = {
     "ring_cm": ("ring", "exact", CONSISTENCY_MODEL, 9_000),
     "ring_learned": ("ring", "ring_denoiser", None, 9_000),
     "ring_scratch": ("ring", None, None, 9_000),
+    "ring_both": ("ring", "ring_denoiser", BOTH, 7_000),
     "pair_exact": ("two_gaussians", "exact", None, 9_000),
 }
 SEED = 0

@@ -9,10 +9,12 @@ studies/teachers.json as they come.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import ctm
 from ctm.metrics import error_table, flow_map_error, ratio_to_floor
@@ -46,14 +48,19 @@ def trained(world: ctm.GaussianMixture, regime: str, steps: int, seed: int) -> c
     return student
 
 
-def jumps_error(student: ctm.CTM, world: ctm.GaussianMixture, jumps: int, n: int = 2000) -> float:
-    """The one-step error with ``jumps`` jumps in place of one (gamma = 0)."""
+def end_error(sampler: Callable[[Tensor], Tensor], student: ctm.CTM, world: ctm.GaussianMixture, n: int = 2000) -> float:
+    """The one-step error of any way down from ``sigma_max``, with the points of ``flow_map_error``."""
     generator = torch.Generator().manual_seed(0)
     x0 = world.sample(n, generator=generator)
     x = x0 + student.sigma_max * torch.randn(x0.shape, generator=generator)
-    times = karras_times(jumps, student.sigma_min, student.sigma_max)
-    difference = gamma_sampling(student, x, times) - world.G(x, student.sigma_max, student.sigma_min)
+    difference = sampler(x) - world.G(x, student.sigma_max, student.sigma_min)
     return float((difference.square().sum() / x0.square().sum()).sqrt())
+
+
+def jumps_error(student: ctm.CTM, world: ctm.GaussianMixture, jumps: int, n: int = 2000) -> float:
+    """The one-step error with ``jumps`` jumps in place of one (gamma = 0)."""
+    times = karras_times(jumps, student.sigma_min, student.sigma_max)
+    return end_error(lambda x: gamma_sampling(student, x, times), student, world, n)
 
 
 def figures(student: ctm.CTM, world: ctm.GaussianMixture) -> dict[str, Any]:
@@ -97,12 +104,8 @@ def measure_denoiser(world: str, denoiser_steps: int, seed: int) -> dict[str, An
     truth = ctm.data.WORLDS[world]()
     teacher = model(truth, seed)
     ctm.train_denoiser(teacher, truth, steps=denoiser_steps, seed=seed)
-    generator = torch.Generator().manual_seed(0)
-    x0 = truth.sample(2000, generator=generator)
-    x = x0 + teacher.sigma_max * torch.randn(x0.shape, generator=generator)
     times = karras_times(64, teacher.sigma_min, teacher.sigma_max)
-    difference = heun(teacher, x, times) - truth.G(x, teacher.sigma_max, teacher.sigma_min)
-    return {"error": round(float((difference.square().sum() / x0.square().sum()).sqrt()), 5)}
+    return {"error": round(end_error(lambda x: heun(teacher, x, times), teacher, truth), 5)}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from helpers import AffineMap
 
 import ctm
 from ctm.diagnosis import FRACTIONS
+from studies.checkpoints import FOLDER, MODELS
 
 
 class Changed(ctm.FlowMap):
@@ -58,6 +59,21 @@ def test_figures_of_a_gaussian_are_known():
     assert figure(report, "slope") == pytest.approx(max(k(t) for t in levels), rel=0.05)
 
 
+@pytest.mark.parametrize("n", [200, 500, 2000])
+def test_a_sound_map_is_not_called_broken_by_chance(n):
+    reports = [ctm.doctor(AffineMap(), ctm.data.one_gaussian(), n=n, seed=seed) for seed in range(20)]
+    assert [report.red for report in reports] == [[]] * 20
+
+
+# what was trained to be no trajectory model is told from one: a denoiser has no jumps, a consistency model no denoiser
+@pytest.mark.parametrize("name", MODELS)
+def test_stored_models(name):
+    path = FOLDER / f"{name}.safetensors"
+    report = ctm.doctor(ctm.load(path), ctm.data.WORLDS[ctm.read_card(path)["world"]]())
+    first = report.first_red.name if report.first_red else None
+    assert first == {"ring_denoiser": "semigroup", "ring_cm": "regression"}.get(name)
+
+
 exact = ctm.data.ring()
 BROKEN = {
     "the identity": (Changed(exact, jump=lambda x, t, s: x), "slope"),
@@ -92,6 +108,14 @@ def test_a_denoiser_that_shrinks_too_much_is_no_posterior_mean():
     # at small t, D / 2 = x_0 / 2: E<x_0 - D, D> = E|x_0|^2 / 4
     assert figure(report, "orthogonality") == pytest.approx(0.25, abs=0.02)
     assert figure(report, "regression") > 1.05
+
+
+def test_the_mean_alone_is_no_denoiser():
+    # D = mean has E|D - x_0|^2 = c^2, the straight line has c^2 t^2 / (c^2 + t^2); farthest apart at the lowest t looked at
+    constant = Changed(AffineMap(), denoiser=lambda x, t: 0.5 + 0 * x)
+    report = ctm.doctor(constant, ctm.data.one_gaussian(), n=3000)
+    t = ctm.schedules.rho_time(torch.tensor(FRACTIONS[-2]).double(), 0.002, 10.0).item()
+    assert figure(report, "regression") == pytest.approx((0.25 + t**2) / t**2, rel=0.05)
 
 
 def test_bad_input_is_named():

@@ -13,13 +13,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Browser, Response, sync_playwright
+from playwright.sync_api import Browser, ViewportSize, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 HTML = ROOT / "_build/html"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PHONE = {"width": 375, "height": 812}
-DESK = {"width": 1280, "height": 900}
+PHONE: ViewportSize = {"width": 375, "height": 812}
+DESK: ViewportSize = {"width": 1280, "height": 900}
 PACKED = (".png", ".woff", ".woff2", ".jpg")  # compressed already: a server sends them as they are
 # Every name but this machine's own resolves to nothing: no request can leave, whoever makes it.
 ARGS = [
@@ -45,14 +45,17 @@ def pages() -> list[Path]:
     return sorted([*(HTML / "book").glob("*.html"), HTML / "search.html", HTML / "genindex.html"])
 
 
-def sizes(responses: list[Response]) -> dict[str, tuple[int, int]]:
-    """For each file that came: its bytes as they are, and gzipped as a server would send them."""
-    files = {}
-    for response in responses:
-        body = response.body()
-        name = response.url.partition("?")[0]
-        files[name] = (len(body), len(body) if name.endswith(PACKED) else len(gzip.compress(body, 6)))
-    return files
+@functools.cache
+def size(path: Path) -> tuple[int, int]:
+    """Bytes of a built file as it is, and gzipped as a server would send it."""
+    data = path.read_bytes()
+    return len(data), len(data) if path.suffix in PACKED else len(gzip.compress(data, 6))
+
+
+def sizes(addresses: list[str], home: str) -> dict[str, tuple[int, int]]:
+    """The sizes of the files that a browser asked ``home`` for."""
+    names = {address.removeprefix(home).partition("?")[0] for address in addresses}
+    return {name: size(HTML / name.lstrip("/")) for name in names if (HTML / name.lstrip("/")).is_file()}
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -66,7 +66,7 @@ def keep_used_icons(out: Path) -> None:
         return match[0]
 
     text = re.sub(r'(\.fa-[a-z0-9-]+:before,?)+{content:"\\(?P<code>[0-9a-f]+)"}', rule, css.read_text())
-    text = re.sub(r"@font-face{[^}]*(v4compat|fa-regular-400.*unicode-range)[^}]*}", "", text)
+    text = re.sub(r"@font-face{[^}]*(v4compat|fa-regular-400[^}]*unicode-range)[^}]*}", "", text)
     text = re.sub(
         r'url\(\.\./(webfonts/[\w-]+)\.woff2\) format\("woff2"\),url\([^)]*\) format\("truetype"\)', r"url(\1.woff)", text
     )

@@ -102,6 +102,8 @@ def main(write: bool) -> int:
                 continue
             text = cells[number]
             shown = text[start:end]
+            if "$" in shown:  # a link shows no mathematics, only its source: the term's own name stands in
+                shown = name
             link = f"{{term}}`{shown}`" if shown == name else f"{{term}}`{shown} <{name}>`"
             cells[number] = text[:start] + link + text[end:]
         if write:

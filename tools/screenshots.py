@@ -21,6 +21,7 @@ def main() -> None:
             page.add_init_script(path=SCRIPT)
             page.goto(f"{root}/{path.relative_to(HTML)}")
             page.evaluate(READY)
+            page.evaluate("Promise.all([...document.images].map((image) => image.decode()))")  # they decode when they please
             for size in (DESK, PHONE):
                 page.set_viewport_size(size)
                 for theme in ("light", "dark"):

@@ -1,7 +1,7 @@
 // Run in the page that tools/visits.py opens: what it asks about.
 "use strict";
 
-const visit = {
+window.visit = {
   // Wait until the mathematics is set and the fonts are there.
   async ready() {
     await window.MathJax?.startup?.promise;
@@ -19,8 +19,7 @@ const visit = {
   thin() {
     const seen = new Set();
     for (const token of document.querySelectorAll(".highlight pre span, .sig span")) {
-      if (!token.isConnected || token.children.length || seen.size !== seen.add(token.className).size) continue;
-      token.replaceWith(token.textContent);
+      if (!token.children.length && seen.size === seen.add(token.className).size) token.replaceWith(token.textContent);
     }
     for (const formula of document.querySelectorAll("mjx-container")) {
       formula.replaceWith(formula.querySelector("mjx-assistive-mml").textContent);
@@ -28,12 +27,27 @@ const visit = {
     document.body.normalize();
   },
 
-  // Violations: rule, impact, places. All rules, or those named.
-  async axe(rules) {
-    const chosen = rules ? { runOnly: { type: "rule", values: rules } } : {};
-    const found = await axe.run({ ...chosen, resultTypes: ["violations"], preload: false });
+  async violations(context, options) {
+    const found = await axe.run(context, { ...options, resultTypes: ["violations"], preload: false });
     const place = (node) => `${node.target.join(" ")}: ${node.failureSummary}`;
     return found.violations.map((violation) => [violation.id, violation.impact, violation.nodes.map(place)]);
+  },
+
+  // Every rule but contrast, everywhere.
+  axe() {
+    return visit.violations(document, { rules: { "color-contrast": { enabled: false } } });
+  },
+
+  // Contrast, of the first text of each kind: what an element and three around it are called.
+  contrast() {
+    const kinds = new Map();
+    for (const element of document.body.querySelectorAll("*")) {
+      if (![...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim())) continue;
+      const names = [];
+      for (let e = element, i = 0; i < 4 && e; e = e.parentElement, i++) names.push(`${e.tagName}.${e.className}`);
+      if (element.checkVisibility() && !kinds.has(names.join())) kinds.set(names.join(), element);
+    }
+    return visit.violations({ include: [...kinds.values()] }, { runOnly: { type: "rule", values: ["color-contrast"] } });
   },
 
   // How much wider than the screen the page is, and what sticks out of it without a box that scrolls or clips.

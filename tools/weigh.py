@@ -4,8 +4,9 @@ Usage: python -m tools.weigh [NAME ...]   (all pages, or those named; after `mak
 """
 
 import sys
+from pathlib import Path
 
-from playwright.sync_api import Browser, Response
+from playwright.sync_api import Browser
 
 from tools.browser import DESK, HTML, opened, pages, served, sizes
 
@@ -17,18 +18,17 @@ READY = """async () => {
 }"""
 
 
-def weigh(browser: Browser, address: str) -> tuple[dict[str, tuple[int, int]], tuple[float, float]]:
-    """Each file that the page at ``address`` loads, its bytes raw and gzipped; seconds until it answers and is whole."""
+def weigh(browser: Browser, home: str, path: Path) -> tuple[dict[str, tuple[int, int]], tuple[float, float]]:
+    """Each file that a page loads, its bytes raw and gzipped; seconds until it answers and is whole."""
     context = browser.new_context(viewport=DESK)
     page = context.new_page()
-    responses: list[Response] = []
-    page.on("response", lambda response: responses.append(response))
-    page.goto(address, wait_until="load")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{home}/{path.relative_to(HTML)}")
     answers, whole = page.evaluate(READY)
     page.wait_for_load_state("networkidle")
-    files = sizes(responses)
     context.close()
-    return files, (answers / 1000, whole / 1000)
+    return sizes(asked, home), (answers / 1000, whole / 1000)
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     with opened() as browser, served() as root:
         print(f"{'page':36} {'raw MB':>7} {'gzip MB':>8} {'files':>6} {'answers s':>10} {'whole s':>8}")
         for path in chosen:
-            files, (answers, whole) = weigh(browser, f"{root}/{path.relative_to(HTML)}")
+            files, (answers, whole) = weigh(browser, root, path)
             raw, packed = (sum(column) / 1e6 for column in zip(*files.values(), strict=True))
             print(f"{path.stem:36} {raw:7.2f} {packed:8.2f} {len(files):6d} {answers:10.2f} {whole:8.2f}")
             if packed > sum(size for _, size in heaviest.values()) / 1e6:

@@ -1,11 +1,12 @@
 """One browser for all tests of the pages, with no network; each page is visited once a way and its findings kept."""
 
+import functools
 import os
 
 import pytest
 
-from tools.browser import PHONE, find_chromium, opened, served
-from tools.visits import read_from_disk, read_from_server
+from tools.browser import DESK, HTML, PHONE, find_chromium, opened, served
+from tools.visits import Reader
 
 
 @pytest.fixture(scope="session")
@@ -28,25 +29,11 @@ def address():
 
 @pytest.fixture(scope="session")
 def visit(browser, address):
-    """For a page: what was found when it came from a server, at a desk, in light and dark and on a phone."""
-    kept = {}
-
-    def find(path):
-        if path not in kept:
-            kept[path] = read_from_server(browser, address, path)
-        return kept[path]
-
-    return find
+    """For a page: what was found when it came from a server, at a desk and on a phone, in light and in dark."""
+    return functools.cache(Reader(browser, address, DESK).examine)
 
 
 @pytest.fixture(scope="session")
 def disk_visit(browser):
-    """For a page: what was found when it was opened from the disk, on a phone."""
-    kept = {}
-
-    def find(path):
-        if path not in kept:
-            kept[path] = read_from_disk(browser, path, PHONE)
-        return kept[path]
-
-    return find
+    """For a page: what was found when a phone opened it from the disk."""
+    return functools.cache(Reader(browser, HTML.as_uri(), PHONE).open)

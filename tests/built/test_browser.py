@@ -60,7 +60,7 @@ def test_a_page_is_light(path, visit):
 def test_a_chapter_answers_soon(browser, address):
     """The best of five, since other work on the machine can only delay it."""
     heaviest = max(PAGES, key=lambda path: path.stat().st_size if path.stem != "package" else 0)
-    times = [weigh(browser, f"{address}/book/{heaviest.name}")[1][0] for _ in range(5)]
+    times = [weigh(browser, address, heaviest)[1][0] for _ in range(5)]
     assert min(times) <= MOST_SECONDS, times
 
 
@@ -134,10 +134,14 @@ def test_a_reader_who_asks_for_stillness_gets_it(browser, address):
     page = context.new_page()
     page.goto(f"{address}/book/welcome.html")
     moving = page.evaluate(
-        """() => [...document.querySelectorAll("*")].filter((e) => { const s = getComputedStyle(e);
-            const longest = Math.max(...s.transitionDuration.split(",").map(parseFloat));
-            return s.scrollBehavior === "smooth" || longest > 0.01 ||
-              (s.animationName !== "none" && parseFloat(s.animationDuration) > 0.01); }).map((e) => e.tagName + "." + e.className)"""
+        """() => {
+          const longest = (times) => Math.max(...times.split(",").map(parseFloat));
+          return [...document.querySelectorAll("*")].filter((element) => {
+            const style = getComputedStyle(element);
+            return style.scrollBehavior === "smooth" || longest(style.transitionDuration) > 0.01
+              || (style.animationName !== "none" && longest(style.animationDuration) > 0.01);
+          }).map((element) => `${element.tagName}.${element.className}`);
+        }"""
     )
     assert moving == []
     context.close()

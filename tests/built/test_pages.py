@@ -98,3 +98,11 @@ def test_the_live_figure_is_in_its_chapter():
     html = (ROOT / "_build/html/book/probability_flow_ode.html").read_text()
     assert '<div class="live-ode"' in html
     assert "live-ode.js" in html
+
+
+def test_every_icon_has_its_font():
+    static = ROOT / "_build/html/_static"
+    faces = re.findall(r"@font-face{[^}]*}", (static / "icons.css").read_text())
+    named = {name for face in faces for name in re.findall(r"url\((webfonts/[^)]+)\)", face)}
+    assert named == {f"webfonts/{path.name}" for path in (static / "webfonts").iterdir()}
+    assert any("font-weight:900" in face and "6 Free" in face for face in faces)

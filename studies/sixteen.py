@@ -1,0 +1,98 @@
+"""What limits a denoiser learned from samples in 16 dimensions, and what a student without a teacher makes of a better one.
+
+    python -m studies.sixteen
+
+Three seeds of each. One thread, about ten minutes; results are kept in studies/sixteen.json as they come.
+"""
+
+import time
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ctm
+from ctm.metrics import flow_map_error
+from ctm.models import c_out
+from ctm.run import Run
+from ctm.samplers import heun
+from ctm.schedules import karras_times, rho_time
+from ctm.training import training_steps
+from studies.harness import run
+
+RESULTS = Path(__file__).with_suffix(".json")
+SEEDS = (0, 1, 2)
+WORLD = ctm.data.clusters()
+# name of the variant: (choices of the network, choices of the recipe, steps)
+DENOISERS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+    "default": ({}, {}, 1000),
+    "gain 2": ({"gain": 2.0}, {}, 1000),
+    "gain 2, exact targets": ({"gain": 2.0}, {}, 1000),
+    "gain 2, no references": ({"gain": 2.0}, {"references": 0}, 1000),
+    "gain 2, 4 x the batch": ({"gain": 2.0}, {"batch": 1280}, 1000),
+}
+STUDENTS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
+    "gain 2, 4 x the batch": ({"gain": 2.0}, {"batch": 1280}, 2000),
+}
+
+
+def model(seed: int, network: dict[str, Any]) -> ctm.CTM:
+    return ctm.CTM(ctm.networks.MLP(16, seed=seed, **network), WORLD.sigma_data)
+
+
+class ExactTargets(Run):
+    """Denoising with the mean of the clean points as the target, in place of one of them: the same fit without noise."""
+
+    def _dsm(self) -> Tensor:
+        x0 = self._draw(self.recipe.batch)
+        t = rho_time(torch.rand((len(x0), 1), generator=self.generator), *self.limits).clamp(*self.limits)
+        xt = x0 + t * torch.randn(x0.shape, generator=self.generator)
+        miss = self.student.denoiser(xt, t) - WORLD.denoiser(xt, t)
+        return (miss / c_out(t, self.student.sigma_data)).square().mean()
+
+
+def measure_denoiser(denoiser: str, seed: int) -> dict[str, Any]:
+    """The error of the denoiser's own trajectories, and of the denoiser itself at three noise levels."""
+    network, recipe, steps = DENOISERS[denoiser]
+    teacher = model(seed, network)
+    started = time.process_time()
+    kind = ExactTargets if "exact" in denoiser else Run
+    training = kind(teacher, WORLD, None, steps, seed, replace(ctm.DENOISER, **recipe))
+    deque(training_steps(training), maxlen=0)
+    teacher.load_state_dict(training.average.state_dict())
+    seconds = time.process_time() - started
+    generator = torch.Generator().manual_seed(0)
+    x0 = WORLD.sample(2000, generator=generator)
+    x = x0 + teacher.sigma_max * torch.randn(x0.shape, generator=generator)
+    times = karras_times(64, teacher.sigma_min, teacher.sigma_max)
+    difference = heun(teacher, x, times) - WORLD.G(x, teacher.sigma_max, teacher.sigma_min)
+    size = x0.square().sum()
+    row = {"error": round(float((difference.square().sum() / size).sqrt()), 5)}
+    for t in (0.2, 0.5, 2.0):
+        xt = x0 + t * torch.randn(x0.shape, generator=generator)
+        with torch.no_grad():
+            miss = teacher.denoiser(xt, t) - WORLD.denoiser(xt, t)
+        row[f"denoiser_error_at_{t:g}"] = round(float((miss.square().sum() / size).sqrt()), 5)
+    return {**row, "seconds": round(seconds, 1)}
+
+
+def measure_student(student: str, seed: int) -> dict[str, Any]:
+    """The one-step error of a model that had no teacher."""
+    network, recipe, steps = STUDENTS[student]
+    trained = model(seed, network)
+    started = time.process_time()
+    ctm.train(trained, WORLD, None, steps, seed, replace(ctm.SCRATCH, **recipe))
+    return {"error": round(flow_map_error(trained, WORLD), 5), "seconds": round(time.process_time() - started, 1)}
+
+
+def main() -> None:
+    for seed in SEEDS:
+        run(RESULTS, [{"denoiser": name, "seed": seed} for name in DENOISERS], measure_denoiser)
+        run(RESULTS, [{"student": name, "seed": seed} for name in STUDENTS], measure_student)
+
+
+if __name__ == "__main__":
+    main()
