@@ -17,7 +17,7 @@ from sphinx.application import Sphinx
 
 BOOK = Path(__file__).parents[1] / "book"
 WORDS_A_MINUTE = 150  # of prose between equations, slower than a novel
-EQUATION = re.compile(r"^\$\$[ ]*\n(.*?)\n\$\$ \((eq-[\w-]+)\)", re.M | re.S)
+EQUATION = re.compile(r"^\$\$ *\n((?:(?!\$\$).)*)\n\$\$ \((eq-[\w-]+)\)", re.M | re.S)
 
 
 def about(name: str) -> dict[str, str]:
