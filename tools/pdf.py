@@ -65,6 +65,7 @@ def contents() -> list[str]:
 def printed(browser: Browser, root: str, name: str) -> tuple[bytes, list[str]]:
     """The PDF of one page, and what is wider than the paper."""
     page = browser.new_page(viewport={"width": WIDTH, "height": 1200}, reduced_motion="reduce")
+    page.set_default_timeout(180_000)  # a busy machine
     page.add_init_script(path=SCRIPT)
     page.goto(f"{root}/book/{name}.html")
     page.evaluate(READY)

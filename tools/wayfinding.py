@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import card  # Sphinx finds the neighbours of an extension by their own names
 import yaml
 from sphinx.application import Sphinx
 
@@ -87,21 +88,29 @@ def on_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doct
     for side in ("prev", "next"):
         if context.get(side):
             context[f"{side}_why"] = about(Path(context[side]["link"]).stem).get("why", "")
+    for group in context.get("header_buttons", []):
+        if group.get("label") == "launch-buttons":
+            address = context["pathto"]("book/ways_to_read") + "#run-it-yourself"
+            own = {"type": "link", "text": "Your own JupyterLab", "tooltip": "Run it on this machine", "url": address}
+            group["buttons"].append({**own, "icon": "fas fa-laptop"})
     base = app.config.html_baseurl
     tags = {"og:title": context.get("title", ""), "og:type": "article", "og:description": summary(name)}
     if base:
         tags |= {"og:url": f"{base}{page}.html", "og:image": f"{base}_static/card.png"}
-    meta = [f'<meta property="{key}" content="{html.escape(re.sub("<[^>]+>", "", value))}" />' for key, value in tags.items()]
+    meta = [
+        f'<meta property="{key}" content="{html.escape(re.sub("<[^>]+>", "", value))}" />' for key, value in tags.items()
+    ]
     context["metatags"] = "\n".join([context.get("metatags", ""), *meta])
 
 
-def write_sitemap(app: Sphinx, error: Exception | None) -> None:
-    """``sitemap.xml`` for a book that has an address."""
+def write_for_others(app: Sphinx, error: Exception | None) -> None:
+    """``sitemap.xml`` and the picture of links, for a book that has an address."""
     base = app.config.html_baseurl
     if error is None and base and app.builder.format == "html":
         rows = [f"<url><loc>{html.escape(base)}{page}.html</loc></url>" for page in sorted(app.env.found_docs)]
         head = '<?xml version="1.0" encoding="utf-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">'
         Path(app.outdir, "sitemap.xml").write_text("\n".join([head, *rows, "</urlset>\n"]))
+        card.draw(Path(app.outdir, "_static/card.png"))
 
 
 def no_address_no_buttons(app: Sphinx, config: Any) -> None:
@@ -115,5 +124,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", no_address_no_buttons)
     app.connect("source-read", fill_index)
     app.connect("html-page-context", on_page, priority=800)
-    app.connect("build-finished", write_sitemap)
+    app.connect("build-finished", write_for_others)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
