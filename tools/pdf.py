@@ -1,4 +1,4 @@
-"""Print the built pages and join them to one PDF of the book, _build/ctm-book.pdf, with bookmarks and links from page to page.
+"""Print the built pages and join them to one PDF, _build/ctm-book.pdf, with bookmarks and links from page to page.
 
 Usage: python -m tools.pdf [NAME ...]   (the whole book, or the chapters named; after `make book`)
 """
@@ -23,15 +23,15 @@ STYLE = """
     #jb-print-docs-body, details.hide > summary { display: none !important; }
   .bd-main, .bd-content, .bd-article-container, .bd-article { display: block !important; max-width: none !important;
     width: auto !important; margin: 0 !important; padding: 0 !important; }
-  figure, img, tr, div.math { break-inside: avoid; }
+  figure, img, tr, div.math, div.cell_input, div[class*='highlight-'] { break-inside: avoid; }
   h1, h2, h3, h4, summary, .admonition-title { break-inside: avoid; break-after: avoid; }
   img { max-height: 235mm; object-fit: contain; }
   .bd-main :not(mjx-container, mjx-container *) { overflow: visible !important; }  /* a box that scrolls does not break */
   pre { white-space: pre-wrap !important; break-inside: auto !important; orphans: 4; widows: 4; }
   .bd-article h1 { display: block !important; margin: 0 0 1.5rem !important; }
 """
-# Open what is folded, give every place a name that is its own in the whole book, and a link that leads there (Chromium keeps only
-# such places), and shrink what is wider than the paper. Returns what is still too wide.
+# Open what is folded; give every place a name that is its own in the whole book, and a link that leads there, since Chromium
+# keeps only such places; shrink what is wider than the paper. Returns what is still too wide.
 PREPARE = """
 async (name) => {
   document.documentElement.dataset.theme = "light";
@@ -47,7 +47,8 @@ async (name) => {
   }
   document.body.append(places);
   await Promise.all([...document.images].map((image) => image.decode()));
-  const wide = () => [...document.querySelectorAll("div.math, table, pre, img")].filter((e) => e.scrollWidth > e.clientWidth + 1);
+  const wide = () => [...document.querySelectorAll("div.math, table, pre, img")]
+    .filter((e) => e.scrollWidth > e.clientWidth + 1);
   for (const box of wide()) {
     const size = parseFloat(getComputedStyle(box).fontSize);
     box.style.fontSize = `${Math.floor(100 * size * box.clientWidth / box.scrollWidth) / 100}px`;
