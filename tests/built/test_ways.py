@@ -114,7 +114,7 @@ def test_with_an_address_a_page_can_be_launched_and_shared(tmp_path):
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert len([cell for cell in code if "google.colab" in cell.source]) == 1
 
-    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", ".", "-q"]
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", ".", "-q"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     out = tmp_path / "_build/html"
