@@ -19,7 +19,8 @@ WIDTH = 860  # of the text on paper, in the pages' own pixels
 PAPER = {"width": "210mm", "height": "297mm", "margin": {"top": "16mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}}
 SCALE = 178 / 25.4 * 96 / WIDTH
 STYLE = """
-  .bd-sidebar, .bd-header, .bd-header-article, .bd-footer, .prev-next-area, .headerlink, .copybtn, .toggle-button, .viewcode-link,
+  .bd-sidebar, .bd-header, .bd-header-article, .bd-footer, .prev-next-area, .headerlink, .copybtn,
+    .toggle-button, .viewcode-link,
     #jb-print-docs-body, details.hide > summary { display: none !important; }
   .bd-main, .bd-content, .bd-article-container, .bd-article { display: block !important; max-width: none !important;
     width: auto !important; margin: 0 !important; padding: 0 !important; }
