@@ -12,6 +12,7 @@ export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .PHONY: help book serve test unit notebooks pages weigh screenshots execute lint checkpoints studies bench clean
+.PHONY: help book serve test unit notebooks pages browser weigh screenshots pdf lab execute lint checkpoints studies clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,13 @@ weigh: book ## bytes and seconds of every built page, in Chromium
 
 screenshots: book ## photograph every page, light and dark, at 1280 and 375 pixels, into _build/screenshots
 	$(BIN)/python -m tools.screenshots
+
+lab: $(READY) ## open the notebooks in JupyterLab on this machine
+	$(BIN)/python -m pip install --quiet jupyterlab==4.6.6
+	$(BIN)/python -m jupyterlab --notebook-dir book
+
+pdf: book ## print every page with Chromium into one PDF, _build/ctm-book.pdf
+	$(BIN)/python -m tools.pdf
 
 execute: $(READY) ## run notebooks and store their outputs: all of them, or NB=book/name.ipynb
 	$(BIN)/python tools/execute.py $(NB)
