@@ -13,6 +13,16 @@
   // Search shows a few lines of each page that it finds; from file:// a browser does not let it read them.
   if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS === "object") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
+  // An equation or a figure wider than its column scrolls; the keyboard must reach it to do so.
+  function reach() {
+    for (const box of document.querySelectorAll("div.math mjx-container, .bd-content figure")) {
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    }
+  }
+  addEventListener("load", reach);
+  addEventListener("resize", reach);
+
   // Mathematics is set in groups, from what is in view on, with a pause between: the page answers while the rest is set.
   // The first group is small, to answer soon; the others are larger, since each costs the page a layout.
   async function typeset() {
@@ -25,8 +35,7 @@
       await new Promise((resolve) => setTimeout(resolve));
     }
     await MathJax.typesetPromise();  // what stands outside, in the output of a cell
-    // An equation wider than its column scrolls; the keyboard must reach it to do so.
-    for (const box of document.querySelectorAll("div.math mjx-container")) if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    reach();
   }
   if (window.MathJax) window.MathJax.startup = { pageReady: typeset };
 })();

@@ -105,13 +105,13 @@ def test_the_keyboard_reaches_the_text_and_its_focus_shows(browser, address):
     page.close()
 
 
-def test_a_formula_wider_than_the_phone_scrolls_by_keyboard(browser, address):
+def test_formulas_and_figures_wider_than_the_phone_scroll_by_keyboard(browser, address):
     page = browser.new_page(viewport=PHONE)
     page.add_init_script(path=SCRIPT)
     page.goto(f"{address}/book/the_loss.html")
     page.evaluate(READY)
     boxes = page.evaluate(
-        """() => [...document.querySelectorAll('div.math mjx-container')]
+        """() => [...document.querySelectorAll('div.math mjx-container, .bd-content figure')]
             .filter((box) => box.scrollWidth > box.clientWidth).map((box) => box.tabIndex)"""
     )
     assert boxes
