@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 HTML := _build/html/book
 NB ?= $(wildcard book/*.ipynb)
 WORKERS ?= 2
-STUDIES ?= first_light parametrisations loss training samplers factors teachers sixteen adversarial likelihood control
+STUDIES ?= first_light parametrisations loss training samplers factors teachers sixteen adversarial likelihood control pitfalls
 # One thread for each worker: two notebooks then share two cores, and results do not depend on their number.
 export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1

@@ -21,7 +21,7 @@ def test_the_command_that_made_them_is_beside_them(path):
     assert len(rows) == len(set(rows))
 
 
-@pytest.mark.parametrize("name", ["parametrisations", "loss", "training", "adversarial", "control"])
+@pytest.mark.parametrize("name", ["parametrisations", "loss", "training", "adversarial", "control", "pitfalls"])
 def test_every_variant_has_three_seeds(name):
     seeds = {}
     for row in json.loads((STUDIES / f"{name}.json").read_text()):
