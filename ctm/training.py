@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import threading
 import time
@@ -76,6 +77,7 @@ def train(
             its average so far.
         FloatingPointError: the loss or the weights are not finite.
         ValueError: ``checkpoint`` belongs to another run, or an argument is out of range.
+        OSError: ``checkpoint`` cannot be written (a full disk, a read-only folder); an older one is still whole.
     """
     check_number(steps, "steps", 1, integer=True)
     check_number(save_every, "save_every", 1, integer=True)
@@ -92,6 +94,8 @@ def train(
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"checkpoint must be a file in an existing folder, got {path}")
+    if path is not None and not os.access(path.parent, os.W_OK):  # now, not at the end of an hour's training
+        raise PermissionError(f"checkpoint must be in a folder that can be written to, got {path}")
     run = Run(student, data, teacher, steps, seed, recipe)
     identity = {
         "steps": steps,
