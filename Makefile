@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EXTRA := _build/extra
 HTML := _build/html/book
 NB ?= $(wildcard book/*.ipynb)
 WORKERS ?= 2
@@ -11,7 +12,7 @@ STUDIES ?= first_light parametrisations loss training samplers factors teachers 
 export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help book serve test unit notebooks pages browser weigh screenshots execute lint checkpoints studies clean
+.PHONY: help book serve test unit notebooks pages browser weigh screenshots execute lint checkpoints studies licences agreement mutants clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,12 +59,30 @@ checkpoints: $(READY) ## train the models that chapters load, each with its card
 studies: $(READY) ## measure what the README quotes and the chapters plot (over an hour; a row already stored is kept)
 	for study in $(STUDIES); do $(BIN)/python -m studies.$$study || exit 1; done
 
+licences: $(READY) ## compare the licences of everything installed with the stored list
+	$(BIN)/python -m tools.licences
+
+agreement: $(READY) ## our samplers against k-diffusion's and diffusers', installed beside the environment
+	test -x $(EXTRA)/bin/python || $(BIN)/python -m venv $(EXTRA)
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > "$$(echo $(EXTRA)/lib/python3*/site-packages)/book.pth"
+	$(EXTRA)/bin/python -m pip install --quiet --no-deps --requirement requirements-agreement.txt
+	$(EXTRA)/bin/python -m pytest tests/test_agreement.py -rs
+
+mutants: $(READY) ## break the mathematics in every small way and see whether a test notices (long; see tools/mutants.py)
+	test -x $(EXTRA)/bin/python || $(BIN)/python -m venv $(EXTRA)
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > "$$(echo $(EXTRA)/lib/python3*/site-packages)/book.pth"
+	$(EXTRA)/bin/python -m pip install --quiet cosmic-ray==8.7.0
+	$(EXTRA)/bin/python -m tools.mutants
+
 clean: ## remove what was built, and the environment
 	rm -rf _build $(VENV) *.egg-info
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) tools/check_python.py
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# an environment whose making was interrupted is made anew: half a package looks installed
+	test ! -e $(VENV)/.half && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	touch $(VENV)/.half
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	rm $(VENV)/.half
 	touch $(READY)
