@@ -73,7 +73,9 @@ def test_karras_times_are_those_of_diffusers():
 
 
 @pytest.mark.parametrize("to_zero", [False, True])
-@pytest.mark.parametrize(("ours", "theirs"), [(euler, "sample_euler"), (heun, "sample_heun"), (multistep, "sample_dpmpp_2m")])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(euler, "sample_euler"), (heun, "sample_heun"), (multistep, "sample_dpmpp_2m")]
+)
 def test_samplers_walk_as_k_diffusions_do(ours, theirs, to_zero, world):
     times = karras_times(12, *LIMITS)
     if to_zero:

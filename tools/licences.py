@@ -1,7 +1,7 @@
 """The licence of everything that `requirements.txt` brings in, as each package states it.
 
-    python -m tools.licences            compare with licences.json
-    python -m tools.licences --write    store it anew
+python -m tools.licences            compare with licences.json
+python -m tools.licences --write    store it anew
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "licences.json"
+GRAPHICS = ("nvidia-", "cuda-", "triton")  # what PyTorch's build for graphics cards brings; nothing here uses them
 
 
 def name_of(requirement: str) -> str:
@@ -45,7 +46,7 @@ def licences() -> dict[str, str]:
     left, found = pinned(), {}
     while left:
         name = left.pop()
-        if name in found:
+        if name in found or name.startswith(GRAPHICS):
             continue
         try:
             package = metadata.distribution(name)

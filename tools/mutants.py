@@ -29,10 +29,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "tests/mutants.json"
-MODULES = """flow_map oracle mixture data schedules networks models parametrisations solvers pairs losses run samplers
-likelihood metrics diagnosis""".split()
-TESTS = """mixture solvers losses parametrisations models metrics properties likelihood training diagnosis checkpoints
-worlds""".split()
+MODULES = str.split("""flow_map oracle mixture data schedules networks models parametrisations solvers pairs losses run samplers
+likelihood metrics diagnosis""")
+TESTS = str.split("""mixture solvers losses parametrisations models metrics properties likelihood training diagnosis checkpoints
+worlds""")
 OWN = {"oracle": ["mixture"], "flow_map": ["mixture", "models"], "schedules": ["solvers"], "samplers": ["solvers"]}
 OWN |= {"networks": ["models"], "pairs": ["losses"], "run": ["training"], "data": ["worlds", "mixture"]}
 QUICK = 0.3
@@ -186,13 +186,13 @@ def reach() -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
 
     def measure() -> int:
         import coverage
-        import pytest as pt
+        from pytest import hookimpl
 
         watch = coverage.Coverage(data_file=None, include=[str(ROOT / "ctm/*")])
         seconds = {}
 
         class Watch:
-            @pt.hookimpl(hookwrapper=True)
+            @hookimpl(hookwrapper=True)
             def pytest_runtest_protocol(self, item):
                 watch.switch_context(item.nodeid)
                 started = time.process_time()
@@ -218,7 +218,9 @@ def reach() -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
 
 def statement(tree: ast.AST, line: int) -> range:
     """The lines of the innermost statement that holds ``line``: what is recorded as run is a statement's line."""
-    spans = [(n.lineno, n.end_lineno) for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno <= line <= n.end_lineno]
+    spans = [
+        (n.lineno, n.end_lineno) for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno <= line <= n.end_lineno
+    ]
     first, last = min(spans, key=lambda span: span[1] - span[0])
     return range(first, last + 1)
 
