@@ -29,10 +29,38 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "tests/mutants.json"
-MODULES = str.split("""flow_map oracle mixture data schedules networks models parametrisations solvers pairs losses run samplers
-likelihood metrics diagnosis""")
-TESTS = str.split("""mixture solvers losses parametrisations models metrics properties likelihood training diagnosis checkpoints
-worlds""")
+MODULES = [
+    "flow_map",
+    "oracle",
+    "mixture",
+    "data",
+    "schedules",
+    "networks",
+    "models",
+    "parametrisations",
+    "solvers",
+    "pairs",
+    "losses",
+    "run",
+    "samplers",
+    "likelihood",
+    "metrics",
+    "diagnosis",
+]
+TESTS = [
+    "mixture",
+    "solvers",
+    "losses",
+    "parametrisations",
+    "models",
+    "metrics",
+    "properties",
+    "likelihood",
+    "training",
+    "diagnosis",
+    "checkpoints",
+    "worlds",
+]
 OWN = {"oracle": ["mixture"], "flow_map": ["mixture", "models"], "schedules": ["solvers"], "samplers": ["solvers"]}
 OWN |= {"networks": ["models"], "pairs": ["losses"], "run": ["training"], "data": ["worlds", "mixture"]}
 QUICK = 0.3
@@ -171,7 +199,7 @@ def in_fork(work, seconds: float) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def pytest(*arguments: str, plugins: tuple[object, ...] = ()) -> int:
+def run_tests(*arguments: str, plugins: tuple[object, ...] = ()) -> int:
     import pytest
 
     return pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", *arguments], plugins=list(plugins))
@@ -186,13 +214,13 @@ def reach() -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
 
     def measure() -> int:
         import coverage
-        from pytest import hookimpl
+        import pytest
 
         watch = coverage.Coverage(data_file=None, include=[str(ROOT / "ctm/*")])
         seconds = {}
 
         class Watch:
-            @hookimpl(hookwrapper=True)
+            @pytest.hookimpl(hookwrapper=True)
             def pytest_runtest_protocol(self, item):
                 watch.switch_context(item.nodeid)
                 started = time.process_time()
@@ -201,7 +229,7 @@ def reach() -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
 
         watch.start()
         files = [str(path) for name in TESTS if (path := ROOT / f"tests/test_{name}.py").exists()]
-        code = pytest(*files, *(f"--deselect={name}" for name in SLOW), plugins=(Watch(),))
+        code = run_tests(*files, *(f"--deselect={name}" for name in SLOW), plugins=(Watch(),))
         watch.stop()
         data, lines = watch.get_data(), []
         for path in data.measured_files():
@@ -266,7 +294,7 @@ def main(modules: list[str]) -> None:
 
             def work(mutant=mutant, chosen=chosen) -> int:
                 sys.meta_path.insert(0, Changed(mutant.module, mutant.source))
-                return pytest(*chosen)
+                return run_tests(*chosen)
 
             code = in_fork(work, 10 + 3 * min(total, SECONDS))
             if code == 0:
