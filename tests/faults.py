@@ -103,6 +103,10 @@ def wait(child, seconds):
 
 def kills(folder):
     """Twelve kills at random moments of training, eight at random writings: what was found after each, and the end."""
+    # what the optimiser loads at its first step is loaded once, here; a backward pass may not come before a fork
+    weight = torch.nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    torch.optim.Adam([weight], fused=True).step()
     path, dice, found = folder / "run.safetensors", random.Random(7), []
     for i in range(20):
         moment = MOMENTS[i // 2 % 4] if i % 2 and i < 16 else None

@@ -262,10 +262,14 @@ def main(modules: list[str]) -> None:
     import scipy.integrate
     import scipy.stats
     import sklearn
+    import torch as torch_
     import torch.func
     import tqdm
 
     del hypothesis, matplotlib, numpy, ot, safetensors, scipy, sklearn, torch, tqdm  # loaded, for the forks
+    weight = torch_.nn.Parameter(torch_.zeros(1))  # what an optimiser loads at its first step
+    weight.grad = torch_.zeros(1)
+    torch_.optim.Adam([weight], fused=True).step()
     os.chdir(ROOT)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     stored = json.loads(STORED.read_text()) if STORED.exists() else {"score": {}, "survivors": []}
