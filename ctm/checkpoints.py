@@ -143,6 +143,8 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["ctm"])
+            if not isinstance(header, dict):
+                raise ValueError(f"its header must be a JSON object, got {type(header).__name__}")
             return {key: file.get_tensor(key) for key in file.keys()}, header  # noqa: SIM118 (not a dict)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: too large to map
         raise ValueError(f"path {path} is not a CTM checkpoint: {error}") from error

@@ -1,8 +1,8 @@
-"""A small training run that is hurt on purpose; started by test_faults.py, one process for many forks.
+"""A small training run that is hurt on purpose; started by test_faults.py, which reads what this prints.
 
-    python tests/faults.py FOLDER kills|full|readonly
+    python tests/faults.py FOLDER
 
-The library is loaded once, and each run that is to be killed is a fork of this process.
+The library is loaded once, and each run that is to be hurt is a fork of this process.
 """
 
 import json
@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -79,6 +80,17 @@ def die_while_writing(moment, after):
     checkpoints.open, os.fsync, os.replace = opened, fsync, replace
 
 
+def answer(work):
+    """What ``work`` returns in a fork."""
+    reader, writer = os.pipe()
+    child = in_fork(lambda: os.write(writer, json.dumps(work()).encode()))
+    os.close(writer)
+    with open(reader) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(said)
+
+
 def in_fork(work):
     """The process number of a fork that does ``work``; its exit code is 0 if that came to its end."""
     child = os.fork()
@@ -87,6 +99,8 @@ def in_fork(work):
         try:
             work()
             code = 0
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return child
@@ -103,10 +117,6 @@ def wait(child, seconds):
 
 def kills(folder):
     """Twelve kills at random moments of training, eight at random writings: what was found after each, and the end."""
-    # what the optimiser loads at its first step is loaded once, here; a backward pass may not come before a fork
-    weight = torch.nn.Parameter(torch.zeros(1))
-    weight.grad = torch.zeros(1)
-    torch.optim.Adam([weight], fused=True).step()
     path, dice, found = folder / "run.safetensors", random.Random(7), []
     for i in range(20):
         moment = MOMENTS[i // 2 % 4] if i % 2 and i < 16 else None
@@ -125,14 +135,14 @@ def kills(folder):
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         done = checkpoints.read(path)[1]["done"] if path.exists() else 0
         found.append({"moment": moment, "code": code, "done": done, "files": sorted(os.listdir(folder))})
-    resumed, history = train(path)
-    whole, straight = train()
-    return {
-        "kills": found,
-        "equal": torch.equal(resumed, whole),
-        "loss": history.loss == straight.loss,
-        "files": sorted(os.listdir(folder)),
-    }
+    return {"kills": found} | answer(lambda: compare(path))
+
+
+def compare(path):
+    """Whether the run that goes on to its end from ``path`` ends as one that was never stopped."""
+    (resumed, history), (whole, straight) = train(path), train()
+    equal, loss = torch.equal(resumed, whole), history.loss == straight.loss
+    return {"equal": equal, "loss": loss, "files": sorted(os.listdir(path.parent))}
 
 
 def full(folder):
@@ -153,7 +163,7 @@ def full(folder):
 
 
 def readonly(folder):
-    """A folder that this process may read only (as another user, where it was started by root)."""
+    """A folder that this process may only read (as another user, where it was started by root)."""
     model = ctm.CTM(ctm.networks.MLP(1, width=8, layers=1), 0.5)
     ctm.save(model, folder / "model.safetensors", run=1)
     folder.chmod(0o555)
@@ -165,13 +175,17 @@ def readonly(folder):
             work()
         except OSError as error:
             said.append(f"{type(error).__name__} {error}")
-    found = {"said": said, "files": sorted(os.listdir(folder)), "card": ctm.read_card(folder / "model.safetensors")}
-    if os.getuid() == 0:
-        os.seteuid(0)
-    folder.chmod(0o755)
-    return found
+    return {"said": said, "files": sorted(os.listdir(folder)), "card": ctm.read_card(folder / "model.safetensors")}
 
 
 if __name__ == "__main__":
-    FOLDER = Path(sys.argv[1])
-    print(json.dumps({"kills": kills, "full": full, "readonly": readonly}[sys.argv[2]](FOLDER)))
+    # what the optimiser loads at its first step is loaded once, here; a backward pass may not come before a fork
+    weight = torch.nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    torch.optim.Adam([weight], fused=True).step()
+    found = []
+    for work in (kills, full, readonly):
+        place = Path(sys.argv[1]) / work.__name__
+        place.mkdir(mode=0o755)
+        found.append(work(place) if work is kills else answer(lambda work=work, place=place: work(place)))
+    print(json.dumps(found))

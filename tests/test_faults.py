@@ -18,18 +18,22 @@ from ctm import checkpoints
 FAULTS = Path(__file__).with_name("faults.py")
 
 
-def hurt(folder, kind):
-    run = subprocess.run([sys.executable, FAULTS, folder, kind], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_twenty_kills_lose_nothing(tmp_path):
+@pytest.fixture(scope="module")
+def hurt():
+    """What came of kills, of a full disk and of a read-only folder."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
     # in memory where there is such a folder: a disk takes up to a second to flush, a kill cannot tell the difference
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
-        found = hurt(folder, "kills")
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        Path(folder).chmod(0o755)
+        run = subprocess.run([sys.executable, FAULTS, folder], capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+    return dict(zip(("kills", "full", "readonly"), json.loads(run.stdout), strict=True))
+
+
+def test_twenty_kills_lose_nothing(hurt):
+    found = hurt["kills"]
     assert [kill["code"] for kill in found["kills"]] == [-9] * 20
     assert sum(kill["moment"] is not None for kill in found["kills"]) == 8
     done = [kill["done"] for kill in found["kills"]]
@@ -43,20 +47,16 @@ def test_twenty_kills_lose_nothing(tmp_path):
     assert found["files"] == ["run.safetensors"]  # the parts went with the next writing
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="this system has no limit on a file's size")
-def test_a_full_disk_is_reported_and_leaves_the_old_file(tmp_path):
-    found = hurt(tmp_path, "full")
+def test_a_full_disk_is_reported_and_leaves_the_old_file(hurt):
+    found = hurt["full"]
     assert len(found["said"]) == 2
     assert all("File too large" in said for said in found["said"])
     assert found["files"] == ["model.safetensors"]
     assert found["card"] == {"run": 1}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="folders there are not closed by their mode")
-def test_a_read_only_folder_is_reported_before_training():
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        found = hurt(folder, "readonly")
+def test_a_read_only_folder_is_reported_before_training(hurt):
+    found = hurt["readonly"]
     assert found["said"][0].startswith("PermissionError checkpoint must be in a folder that can be written to")
     assert found["said"][1].startswith("PermissionError")
     assert found["files"] == ["model.safetensors"]
