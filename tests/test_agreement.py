@@ -5,6 +5,7 @@ package imports image libraries that its samplers do not use, so its `sampling.p
 `__init__`, with an empty stand-in for `torchvision.transforms.functional`.
 """
 
+import functools
 import importlib
 import importlib.util
 import math
@@ -21,19 +22,25 @@ from ctm.samplers import euler, gamma_sampling, heun, multistep
 from ctm.schedules import karras_times
 
 
+STAND_INS = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+
+
+@functools.cache
 def sampling():
     """k-diffusion's samplers."""
     found = importlib.util.find_spec("k_diffusion")
     if found is None:
         pytest.skip("k-diffusion is not installed: make agreement installs it and runs this")
-    if importlib.util.find_spec("torchvision") is None:
-        for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
-            sys.modules.setdefault(name, types.ModuleType(name))
-        sys.modules["torchvision.transforms"].functional = sys.modules["torchvision.transforms.functional"]
     package = types.ModuleType("k_diffusion")
     package.__path__ = list(found.submodule_search_locations)
-    sys.modules.setdefault("k_diffusion", package)
-    return importlib.import_module("k_diffusion.sampling")
+    added = {"k_diffusion": package} | {name: types.ModuleType(name) for name in STAND_INS if name not in sys.modules}
+    sys.modules |= added
+    try:
+        sys.modules["torchvision.transforms"].functional = sys.modules["torchvision.transforms.functional"]
+        return importlib.import_module("k_diffusion.sampling")
+    finally:
+        for name in added:
+            del sys.modules[name]
 
 
 def scheduler(name, **options):
