@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRA := _build/extra
+SUPPLY := _build/supply
+# Nothing is installed that the lock does not name, nor any file whose hash it does not hold, nor built from source.
+INSTALL := $(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: --requirement
 HTML := _build/html/book
 NB ?= $(wildcard book/*.ipynb)
 WORKERS ?= 2
@@ -12,7 +15,7 @@ STUDIES ?= first_light parametrisations loss training samplers factors teachers 
 export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help book serve test unit notebooks pages weigh screenshots execute lint checkpoints studies licences agreement mutants bench clean
+.PHONY: help book serve test unit notebooks pages weigh screenshots execute lint checkpoints studies licences lock audit agreement mutants bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +62,16 @@ studies: $(READY) ## measure what the README quotes and the chapters plot (over 
 licences: $(READY) ## compare the licences of everything installed with the stored list
 	$(BIN)/python -m tools.licences
 
+lock: ## resolve requirements.txt anew: every package on every system, with hashes
+	test -x $(SUPPLY)/bin/python || $(PYTHON) -m venv $(SUPPLY)
+	$(SUPPLY)/bin/python -m pip install --quiet --requirement requirements-supply.txt
+	$(SUPPLY)/bin/python -m tools.lock
+
+audit: ## ask the advisory service about every package in the lock
+	test -x $(SUPPLY)/bin/python || $(PYTHON) -m venv $(SUPPLY)
+	$(SUPPLY)/bin/python -m pip install --quiet --requirement requirements-supply.txt
+	$(SUPPLY)/bin/pip-audit --no-deps --disable-pip --require-hashes --requirement requirements.lock
+
 agreement: $(READY) ## our samplers against k-diffusion's and diffusers', installed beside the environment
 	test -x $(EXTRA)/bin/python || $(BIN)/python -m venv $(EXTRA)
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > "$$(echo $(EXTRA)/lib/python3*/site-packages)/book.pth"
@@ -77,12 +90,15 @@ bench: $(READY) ## measure speeds and compare with the stored ones (about eight 
 clean: ## remove what was built, and the environment
 	rm -rf _build $(VENV) *.egg-info
 
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) tools/check_python.py
 # an environment whose making was interrupted is made anew: half a package looks installed
 	test ! -e $(VENV)/.half && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	touch $(VENV)/.half
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(INSTALL) requirements.lock
+# where pip took PyTorch's build for graphics cards: it cannot be imported without these
+	! $(BIN)/python -m pip show torch | grep -q nvidia || $(INSTALL) requirements-cuda.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
 	rm $(VENV)/.half
 	touch $(READY)

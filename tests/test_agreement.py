@@ -21,7 +21,6 @@ from ctm.parametrisations import cm
 from ctm.samplers import euler, gamma_sampling, heun, multistep
 from ctm.schedules import karras_times
 
-
 STAND_INS = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
 
 
