@@ -67,10 +67,11 @@ lock: ## resolve requirements.txt anew: every package on every system, with hash
 	$(SUPPLY)/bin/python -m pip install --quiet --requirement requirements-supply.txt
 	$(SUPPLY)/bin/python -m tools.lock
 
-audit: ## ask the advisory service about every package in the lock
+# strict: a package of which the service says nothing is a failure, not a pass
+audit: ## ask PyPI's advisories about every package in the lock (needs its JSON pages, which a mirror may lack)
 	test -x $(SUPPLY)/bin/python || $(PYTHON) -m venv $(SUPPLY)
 	$(SUPPLY)/bin/python -m pip install --quiet --requirement requirements-supply.txt
-	$(SUPPLY)/bin/pip-audit --no-deps --disable-pip --require-hashes --requirement requirements.lock
+	$(SUPPLY)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
 agreement: $(READY) ## our samplers against k-diffusion's and diffusers', installed beside the environment
 	test -x $(EXTRA)/bin/python || $(BIN)/python -m venv $(EXTRA)
