@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EXTRA := _build/extra
+SUPPLY := _build/supply
+# Nothing is installed that the lock does not name, nor any file whose hash it does not hold, nor built from source.
+INSTALL := $(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: --requirement
 HTML := _build/html/book
 NB ?= $(wildcard book/*.ipynb)
 WORKERS ?= 2
@@ -13,6 +17,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .PHONY: help book serve test unit notebooks pages weigh screenshots execute lint checkpoints studies bench clean
 .PHONY: help book serve test unit notebooks pages browser weigh screenshots pdf lab execute lint checkpoints studies clean
+.PHONY: help book serve test unit notebooks pages weigh screenshots execute lint checkpoints studies licences lock audit agreement mutants bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,15 +68,47 @@ checkpoints: $(READY) ## train the models that chapters load, each with its card
 studies: $(READY) ## measure what the README quotes and the chapters plot (over an hour; a row already stored is kept)
 	for study in $(STUDIES); do $(BIN)/python -m studies.$$study || exit 1; done
 
+licences: $(READY) ## compare the licences of everything installed with the stored list
+	$(BIN)/python -m tools.licences
+
+lock: ## resolve requirements.txt anew: every package on every system, with hashes
+	test -x $(SUPPLY)/bin/python || $(PYTHON) -m venv $(SUPPLY)
+	$(SUPPLY)/bin/python -m pip install --quiet --requirement requirements-supply.txt
+	$(SUPPLY)/bin/python -m tools.lock
+
+# strict: a package of which the service says nothing is a failure, not a pass
+audit: ## ask PyPI's advisories about every package in the lock (needs its JSON pages, which a mirror may lack)
+	test -x $(SUPPLY)/bin/python || $(PYTHON) -m venv $(SUPPLY)
+	$(SUPPLY)/bin/python -m pip install --quiet --requirement requirements-supply.txt
+	$(SUPPLY)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
+agreement: $(READY) ## our samplers against k-diffusion's and diffusers', installed beside the environment
+	test -x $(EXTRA)/bin/python || $(BIN)/python -m venv $(EXTRA)
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > "$$(echo $(EXTRA)/lib/python3*/site-packages)/book.pth"
+	$(EXTRA)/bin/python -m pip install --quiet --no-deps --requirement requirements-agreement.txt
+	$(EXTRA)/bin/python -m pytest tests/test_agreement.py -rs
+
+mutants: $(READY) ## break the mathematics in every small way and see whether a test notices (long; see tools/mutants.py)
+	test -x $(EXTRA)/bin/python || $(BIN)/python -m venv $(EXTRA)
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > "$$(echo $(EXTRA)/lib/python3*/site-packages)/book.pth"
+	$(EXTRA)/bin/python -m pip install --quiet cosmic-ray==8.7.0
+	$(EXTRA)/bin/python -m tools.mutants
+
 bench: $(READY) ## measure speeds and compare with the stored ones (about eight minutes; idle machine)
 	$(BIN)/python -m tools.bench
 
 clean: ## remove what was built, and the environment
 	rm -rf _build $(VENV) *.egg-info
 
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) tools/check_python.py
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+# an environment whose making was interrupted is made anew: half a package looks installed
+	test ! -e $(VENV)/.half && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	touch $(VENV)/.half
+	$(INSTALL) requirements.lock
+# where pip took PyTorch's build for graphics cards: it cannot be imported without these
+	! $(BIN)/python -m pip show torch | grep -q nvidia || $(INSTALL) requirements-cuda.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
+	rm $(VENV)/.half
 	touch $(READY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ctm.conditional import ConditionalCTM
@@ -84,19 +85,49 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write tensors and a JSON header to a new file beside ``path``, flush it to disk, then rename it to ``path``."""
+    """Write tensors and a JSON header to a new file beside ``path``, flush it to disk, then rename it to ``path``.
+
+    Raises:
+        OSError: the file cannot be written; an older file of that name is then still whole.
+    """
     path = Path(path)
     contents = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
-    metadata = {"ctm": json.dumps(header, allow_nan=False)}
+    data = to_bytes(contents, metadata={"ctm": json.dumps(header, allow_nan=False)})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(contents, temporary, metadata=metadata)
-        with open(temporary, "rb") as file:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _flush_folder(path.parent)
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # of writers that were killed
+        if not _alive(part.suffixes[-2][1:]):
+            part.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the new name last through a power cut, where the system can open a folder."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _alive(process: str) -> bool:
+    """Whether a process of this machine has this number."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OverflowError, PermissionError):  # no number of ours, or somebody else's process
+        pass
+    return True
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -112,6 +143,8 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["ctm"])
+            if not isinstance(header, dict):
+                raise ValueError(f"its header must be a JSON object, got {type(header).__name__}")
             return {key: file.get_tensor(key) for key in file.keys()}, header  # noqa: SIM118 (not a dict)
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: too large to map
         raise ValueError(f"path {path} is not a CTM checkpoint: {error}") from error

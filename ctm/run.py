@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from ctm._checks import NonFiniteError, check_points, seeded
+from ctm._checks import NonFiniteError, check_number, check_points, seeded
 from ctm.adversarial import Adversary
 from ctm.losses import adaptive_weight, consistency_loss, dsm_loss
 from ctm.models import CTM
@@ -152,8 +152,33 @@ class Run:
             state |= {"pool.points": self.pool.points, "pool.times": self.pool.times}
         return state
 
+    def _shapes(self, done: int) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor that :meth:`tensors` gives after ``done`` steps."""
+        shapes: dict[str, tuple[int, ...]] = {"generator": tuple(self.generator.get_state().shape)}
+        for name, module in self._modules().items():
+            shapes |= {f"{name}.{key}": tuple(value.shape) for key, value in module.state_dict().items()}
+        for name, optimizer in self._optimizers().items():
+            first = self._unopposed if name == "rival" else 0
+            for index, weights in enumerate(optimizer.param_groups[0]["params"] if done > first else []):
+                both = dict.fromkeys(("exp_avg", "exp_avg_sq"), tuple(weights.shape))
+                shapes |= {f"{name}.{index}.{key}": shape for key, shape in (both | {"step": ()}).items()}
+        if self.pool is not None and done > self._first:
+            size = (self.recipe.pool, self.recipe.levels + 1)
+            shapes |= {"pool.points": (*size, *self._draw(1).shape[1:]), "pool.times": size}
+        return shapes
+
     def restore(self, state: dict[str, Tensor], done: int) -> None:
-        """Take up the state that :meth:`tensors` gave after ``done`` steps."""
+        """Take up the state that :meth:`tensors` gave after ``done`` steps.
+
+        Raises:
+            ValueError: a tensor is missing, or another one there, or one has another shape or is not finite.
+        """
+        check_number(done, "done", 0, self.steps, integer=True)
+        wanted, held = self._shapes(done), {key: tuple(value.shape) for key, value in state.items()}
+        wrong = [key for key in sorted(wanted.keys() | held.keys()) if wanted.get(key) != held.get(key)]
+        wrong += [key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+        if wrong:
+            raise ValueError(f"tensors are not those of this run, or not finite: {', '.join(wrong[:4])}")
         groups: dict[str, dict[str, Tensor]] = {}
         for key, value in state.items():
             group, _, name = key.partition(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import threading
 import time
@@ -76,6 +77,7 @@ def train(
             its average so far.
         FloatingPointError: the loss or the weights are not finite.
         ValueError: ``checkpoint`` belongs to another run, or an argument is out of range.
+        OSError: ``checkpoint`` cannot be written (a full disk, a read-only folder); an older one is still whole.
     """
     check_number(steps, "steps", 1, integer=True)
     check_number(save_every, "save_every", 1, integer=True)
@@ -92,6 +94,8 @@ def train(
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"checkpoint must be a file in an existing folder, got {path}")
+    if path is not None and not _may_write(path.parent):  # said now, not at the end of an hour's training
+        raise PermissionError(f"checkpoint must be in a folder that can be written to, got {path}")
     run = Run(student, data, teacher, steps, seed, recipe)
     identity = {
         "steps": steps,
@@ -149,6 +153,11 @@ def _interrupts_between_steps() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
+def _may_write(folder: Path) -> bool:
+    """Whether this process may make files there, by the rights that it has now where the system can tell."""
+    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
 def _fingerprint(thing: object) -> str | None:
     """The type of ``thing`` and a digest of its tensors: enough to tell two worlds or two models apart."""
     if thing is None:
@@ -168,7 +177,14 @@ def _resume(run: Run, path: Path, identity: dict[str, object]) -> tuple[History,
             raise ValueError(f"checkpoint {path} was written with {name} = {card.get(name)}, this run has {value}")
     try:
         run.restore(state, card["done"])
-        return History(**card["history"]), card["losses"]
+        history, losses = History(**card["history"]), card["losses"]
+        check_number(history.seconds, "history.seconds", 0)
+        for name, values in (("losses", losses), ("history.loss", history.loss), ("history.step", history.step)):
+            if not isinstance(values, list):
+                raise TypeError(f"{name} must be a list, got {type(values).__name__}")
+            for value in values:
+                check_number(value, name)
+        return history, losses
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from error
 

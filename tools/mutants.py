@@ -1,0 +1,325 @@
+"""Break the package's mathematics in every small way, one at a time, and see whether a test notices.
+
+The changes are Cosmic Ray's. Each is tried in a fork of this process, which has torch loaded, on the tests that reach its
+line, the quick ones first. `tests/mutants.json` keeps the score of each module and every change that no test noticed, with
+the reason why (written there by hand; a later run keeps it).
+
+    python -m tools.mutants            all modules
+    python -m tools.mutants losses     some of them
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.abc
+import importlib.util
+import json
+import os
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+ROOT = Path(__file__).parents[1]
+STORED = ROOT / "tests/mutants.json"
+MODULES = [
+    "flow_map",
+    "oracle",
+    "mixture",
+    "data",
+    "schedules",
+    "networks",
+    "models",
+    "parametrisations",
+    "solvers",
+    "pairs",
+    "losses",
+    "run",
+    "samplers",
+    "likelihood",
+    "metrics",
+    "diagnosis",
+]
+TESTS = [
+    "mixture",
+    "solvers",
+    "losses",
+    "parametrisations",
+    "models",
+    "metrics",
+    "properties",
+    "likelihood",
+    "training",
+    "diagnosis",
+    "checkpoints",
+    "worlds",
+]
+OWN = {"oracle": ["mixture"], "flow_map": ["mixture", "models"], "schedules": ["solvers"], "samplers": ["solvers"]}
+OWN |= {"networks": ["models"], "pairs": ["losses"], "run": ["training"], "data": ["worlds", "mixture"]}
+QUICK = 0.3
+SLOW = [
+    "tests/test_training.py::test_every_kind_of_training_learns_the_map",
+    "tests/test_training.py::test_training_from_scratch_and_from_a_learned_teacher",
+]  # too slow to be run for every change
+SECONDS = 15.0  # of tests for one change, as the tests take unbroken
+GOAL = 0.9
+
+PAIRS = {
+    "BinaryOperator": "Add_Sub Sub_Add Mul_Div Div_Mul Pow_Mul FloorDiv_Mul Mod_Mul BitAnd_BitOr",
+    "ComparisonOperator": "Lt_LtE Lt_GtE LtE_Lt LtE_Gt Gt_GtE Gt_LtE GtE_Gt GtE_Lt Eq_NotEq NotEq_Eq Is_IsNot IsNot_Is",
+    "UnaryOperator": "Delete_USub Delete_Not Delete_Invert",
+}
+OPERATORS = [
+    *(f"core/Replace{kind}_{pair}" for kind, pairs in PAIRS.items() for pair in pairs.split()),
+    "core/ReplaceTrueWithFalse",
+    "core/ReplaceFalseWithTrue",
+    "core/ReplaceAndWithOr",
+    "core/ReplaceOrWithAnd",
+    "core/NumberReplacer",
+    "core/AddNot",
+    "core/ZeroIterationForLoop",
+]
+
+
+class Mutant(NamedTuple):
+    module: str
+    line: int
+    before: str
+    after: str
+    source: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is known by in the stored list, wherever its line moves."""
+        return self.module, self.before, self.after
+
+
+def left_out(tree: ast.AST) -> list[tuple[int, int, int, int]]:
+    """The spans that are no mathematics: annotations, defaults, decorators, checks of arguments and their messages."""
+    spans = []
+    for node in ast.walk(tree):
+        parts: list[ast.AST | None] = []
+        if isinstance(node, ast.FunctionDef):
+            arguments = node.args
+            parts = [*node.decorator_list, node.returns, *arguments.defaults, *arguments.kw_defaults]
+            parts += [a.annotation for a in [*arguments.args, *arguments.kwonlyargs]]
+            spans.append((node.lineno, 0, node.body[0].lineno, 0))  # the stars and commas between them
+            if node.name in ("__str__", "extra_repr"):
+                parts.append(node)
+        elif isinstance(node, ast.ClassDef):
+            parts = list(node.decorator_list)
+        elif isinstance(node, ast.AnnAssign):
+            parts = [node.annotation]
+        elif isinstance(node, ast.Assign) and ast.unparse(node.value).startswith(("Callable[", "tuple[", "float |")):
+            parts = [node]
+        elif isinstance(node, ast.If) and all(isinstance(inner, ast.Raise) for inner in node.body):
+            parts = [node.test, *node.body]
+        elif isinstance(node, ast.Raise):
+            parts = [node]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("check_"):
+            parts = [*node.args, *node.keywords]
+        elif isinstance(node, ast.keyword) and node.arg in ("strict", "prefix"):
+            parts = [node]
+        spans += [
+            (p.lineno, p.col_offset, p.end_lineno or 0, p.end_col_offset or 0)  # type: ignore[attr-defined]
+            for p in parts
+            if p is not None
+        ]
+    return spans
+
+
+def mutants(module: str) -> Iterator[Mutant]:
+    """Every change of one module, but those whose text is the same."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    source = (ROOT / f"ctm/{module}.py").read_text()
+    spans, lines, seen = left_out(ast.parse(source)), source.splitlines(), {source}
+    nodes = list(ast_nodes(get_ast(source)))
+    for name in OPERATORS:
+        operator = get_operator(name)()
+        places = [place for node in nodes for place in operator.mutation_positions(node)]
+        for occurrence, (start, _) in enumerate(places):
+            if any((a, b) <= start < (c, d) for a, b, c, d in spans):
+                continue
+            changed = mutate_code(source, operator, occurrence)
+            if changed is None or changed in seen:
+                continue
+            seen.add(changed)
+            try:
+                compile(changed, module, "exec")
+            except SyntaxError:  # a star that is no product
+                continue
+            pairs = zip(lines, changed.splitlines(), strict=True)
+            line, before, after = next((i, a, b) for i, (a, b) in enumerate(pairs, 1) if a != b)
+            yield Mutant(module, line, before.strip(), after.strip(), changed)
+
+
+class Changed(importlib.abc.MetaPathFinder):
+    """Imports one module of the package from changed source."""
+
+    def __init__(self, module: str, source: str) -> None:
+        self.name, self.path, self.source = f"ctm.{module}", str(ROOT / f"ctm/{module}.py"), source
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name != self.name:
+            return None
+        finder = self
+
+        class Loader(SourceFileLoader):
+            def get_code(self, fullname: str):
+                return compile(finder.source, finder.path, "exec")
+
+        return importlib.util.spec_from_file_location(name, self.path, loader=Loader(name, self.path))
+
+
+def in_fork(work, seconds: float) -> int:
+    """Run ``work`` in a child with this much processor time; its exit code, or minus the signal that ended it."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 2))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            silent = os.open(os.devnull, os.O_WRONLY)
+            if not os.environ.get("LOUD"):
+                os.dup2(silent, 1)
+                os.dup2(silent, 2)
+            code = int(work())
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run_tests(*arguments: str, plugins: tuple[object, ...] = ()) -> int:
+    import pytest
+
+    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", *arguments], plugins=list(plugins))
+
+
+def reach() -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
+    """Which tests reach each line, and how long each test takes; kept for as long as no file changes."""
+    files = sorted([*ROOT.glob("ctm/*.py"), *ROOT.glob("tests/*.py")])
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    found = ROOT / f"_build/reach-{digest}.json"
+    found.parent.mkdir(exist_ok=True)
+
+    def measure() -> int:
+        import coverage
+        import pytest
+
+        watch = coverage.Coverage(data_file=None, include=[str(ROOT / "ctm/*")])
+        seconds = {}
+
+        class Watch:
+            @pytest.hookimpl(hookwrapper=True)
+            def pytest_runtest_protocol(self, item):
+                watch.switch_context(item.nodeid)
+                started = time.process_time()
+                yield
+                seconds[item.nodeid] = time.process_time() - started
+
+        watch.start()
+        files = [str(path) for name in TESTS if (path := ROOT / f"tests/test_{name}.py").exists()]
+        code = run_tests(*files, *(f"--deselect={name}" for name in SLOW), plugins=(Watch(),))
+        watch.stop()
+        data, lines = watch.get_data(), []
+        for path in data.measured_files():
+            lines += [(Path(path).stem, n, [t for t in tests if t]) for n, tests in data.contexts_by_lineno(path).items()]
+        found.write_text(json.dumps({"lines": lines, "seconds": seconds}))
+        return code
+
+    code = 0 if found.exists() else in_fork(measure, 3600)
+    if code:
+        sys.exit(f"the tests fail without any change (pytest's code {code})")
+    stored = json.loads(found.read_text())
+    return {(module, line): set(tests) for module, line, tests in stored["lines"]}, stored["seconds"]
+
+
+def statement(tree: ast.AST, line: int) -> range:
+    """The lines of the innermost statement that holds ``line``: what is recorded as run is a statement's line."""
+    spans = [
+        (n.lineno, n.end_lineno) for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno <= line <= n.end_lineno
+    ]
+    first, last = min(spans, key=lambda span: span[1] - span[0])
+    return range(first, last + 1)
+
+
+def main(modules: list[str]) -> None:
+    import hypothesis
+    import matplotlib
+    import numpy
+    import ot
+    import safetensors.torch
+    import scipy.integrate
+    import scipy.stats
+    import sklearn
+    import torch as torch_
+    import torch.func
+    import tqdm
+
+    del hypothesis, matplotlib, numpy, ot, safetensors, scipy, sklearn, torch, tqdm  # loaded, for the forks
+    weight = torch_.nn.Parameter(torch_.zeros(1))  # what an optimiser loads at its first step
+    weight.grad = torch_.zeros(1)
+    torch_.optim.Adam([weight], fused=True).step()
+    os.chdir(ROOT)
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    stored = json.loads(STORED.read_text()) if STORED.exists() else {"score": {}, "survivors": []}
+    reasons = {(s["module"], s["before"], s["after"]): s["reason"] for s in stored["survivors"]}
+    reached, seconds = reach()
+    print(f"{len(seconds)} tests, {sum(seconds.values()):.0f} s", flush=True)
+    by_module: dict[str, set[str]] = defaultdict(set)
+    for (module, _), tests in reached.items():
+        by_module[module] |= tests
+    for module in modules:
+        started, killed, survivors = time.time(), 0, []
+        own = {f"tests/test_{name}.py" for name in OWN.get(module, [module])}
+
+        def order(test: str, own=own) -> tuple[bool, bool, float]:
+            return seconds[test] > QUICK, test.partition("::")[0] not in own, seconds[test]
+
+        tree = ast.parse((ROOT / f"ctm/{module}.py").read_text())
+        for mutant in mutants(module):
+            tests = set().union(*(reached.get((module, n), set()) for n in statement(tree, mutant.line)))
+            chosen, total = [], 0.0
+            for test in sorted(tests or by_module[module], key=order):
+                total += seconds[test]
+                if chosen and total > SECONDS:
+                    break
+                chosen.append(test)
+
+            def work(mutant=mutant, chosen=chosen) -> int:
+                sys.meta_path.insert(0, Changed(mutant.module, mutant.source))
+                return run_tests(*chosen)
+
+            code = in_fork(work, 10 + 3 * min(total, SECONDS))
+            if code == 0:
+                survivors.append(mutant)
+                print(f"  {module}:{mutant.line}  {mutant.before}  ->  {mutant.after}", flush=True)
+            else:
+                killed += 1
+        stored["score"][module] = {"changes": killed + len(survivors), "noticed": killed}
+        stored["survivors"] = [s for s in stored["survivors"] if s["module"] != module]
+        stored["survivors"] += [
+            {"module": m.module, "line": m.line, "before": m.before, "after": m.after, "reason": reasons.get(m.key, "")}
+            for m in survivors
+        ]
+        STORED.write_text(json.dumps(stored, indent=1) + "\n")
+        print(f"{module}: {killed} of {killed + len(survivors)} noticed, {time.time() - started:.0f} s", flush=True)
+    noticed, changes = (sum(score[key] for score in stored["score"].values()) for key in ("noticed", "changes"))
+    unexplained = sum(not s["reason"] for s in stored["survivors"])
+    print(f"{noticed} of {changes} changes noticed ({noticed / changes:.1%}); {unexplained} of the others lack a reason")
+    if noticed < GOAL * changes or unexplained:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or MODULES)
