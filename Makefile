@@ -100,11 +100,13 @@ bench: $(READY) ## measure speeds and compare with the stored ones (about eight 
 clean: ## remove what was built, and the environment
 	rm -rf _build $(VENV) *.egg-info
 
-$(READY): requirements.lock requirements-cuda.lock pyproject.toml
+$(READY): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) tools/check_python.py
 # an environment whose making was interrupted is made anew: half a package looks installed
 	test ! -e $(VENV)/.half && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	touch $(VENV)/.half
+# PyTorch without graphics cards, where pip knows such a file; the lock then finds it there
+	$(INSTALL) requirements-cpu.lock 2>/dev/null || echo "pip knows no locked PyTorch without graphics cards here: taking PyPI's"
 	$(INSTALL) requirements.lock
 # where pip took PyTorch's build for graphics cards: it cannot be imported without these
 	! $(BIN)/python -m pip show torch | grep -q nvidia || $(INSTALL) requirements-cuda.lock

@@ -26,11 +26,11 @@ def locked(file):
     return found
 
 
-@pytest.mark.parametrize("file", ["requirements.lock", "requirements-cuda.lock"])
+@pytest.mark.parametrize("file", ["requirements.lock", "requirements-cpu.lock", "requirements-cuda.lock"])
 def test_every_line_of_a_lock_is_a_version_or_a_hash(file):
     text = (ROOT / file).read_text().replace(" \\\n", " ")
     for line in text.splitlines()[1:]:
-        assert re.fullmatch(r"[\w.-]+==[\w.]+( ; [^-]+[^-\s])?( +--hash=sha256:[0-9a-f]{64})+", line)
+        assert re.fullmatch(r"[\w.-]+==[\w.+]+( ; [^-]+[^-\s])?( +--hash=sha256:[0-9a-f]{64})+", line)
 
 
 @linux

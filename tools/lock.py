@@ -3,13 +3,11 @@
 python -m tools.lock
 
 `requirements.lock` holds all but what only PyTorch's build for graphics cards needs; that is in `requirements-cuda.lock`.
-To PyTorch's hashes comes that of the file which pip takes here: on Linux often the smaller build without graphics cards,
-which has another index of its own.
+`requirements-cpu.lock` is kept by hand: PyTorch's build without graphics cards, which has an index of its own.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import subprocess
 import sys
@@ -28,35 +26,23 @@ def blocks(text: str) -> list[str]:
     return re.findall(r"^[\w.-]+==.*(?:\n +--hash=.*)*", text, re.MULTILINE)
 
 
-def compiled(folder: Path) -> list[str]:
+def compiled() -> list[str]:
     """The requirements as uv resolves them; versions locked before stay where they can."""
-    found = folder / "all.lock"
-    found.write_text("\n".join(path.read_text() for path in (LOCK, CUDA) if path.exists()))
-    command = [sys.executable, "-m", "uv", "pip", "compile", ROOT / "requirements.txt", *OPTIONS, "--output-file", found]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return blocks(found.read_text())
-
-
-def hash_here(block: str, folder: Path) -> str:
-    """The hash of the file that pip takes for a requirement on this machine."""
-    requirement = block.partition(" ")[0]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", folder / "file", requirement], check=True
-    )
-    (file,) = (folder / "file").iterdir()
-    return f"    --hash=sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "all.lock"
+        found.write_text("\n".join(path.read_text() for path in (LOCK, CUDA) if path.exists()))
+        command = [sys.executable, "-m", "uv", "pip", "compile", ROOT / "requirements.txt", *OPTIONS, "--output-file", found]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return blocks(found.read_text())
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder, lock, cuda = Path(name), [], []
-        for block in compiled(folder):
-            if block.startswith("torch==") and (line := hash_here(block, folder)) not in block:
-                block += f" \\\n{line}"
-            (cuda if block.startswith(GRAPHICS) else lock).append(block)
+    lock, cuda = [], []
+    for block in compiled():
+        (cuda if block.startswith(GRAPHICS) else lock).append(block)
     LOCK.write_text("# Written by `make lock` from requirements.txt.\n" + "\n".join(lock) + "\n")
     CUDA.write_text("# Written by `make lock`: what PyTorch's build for graphics cards needs.\n" + "\n".join(cuda) + "\n")
-    print(f"{len(lock)} packages in {LOCK.name}, {len(cuda)} in {CUDA.name}")
+    print(f"{len(lock)} packages in {LOCK.name}, {len(cuda)} in {CUDA.name}; requirements-cpu.lock is kept by hand")
 
 
 if __name__ == "__main__":
