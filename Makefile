@@ -7,12 +7,12 @@ EXTRA := _build/extra
 HTML := _build/html/book
 NB ?= $(wildcard book/*.ipynb)
 WORKERS ?= 2
-STUDIES ?= first_light parametrisations loss training samplers factors teachers sixteen likelihood
+STUDIES ?= first_light parametrisations loss training samplers factors teachers sixteen adversarial likelihood control
 # One thread for each worker: two notebooks then share two cores, and results do not depend on their number.
 export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help book serve test unit notebooks pages browser weigh screenshots execute lint checkpoints studies licences agreement mutants clean
+.PHONY: help book serve test unit notebooks pages browser weigh screenshots execute lint checkpoints studies licences agreement mutants bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,11 +33,8 @@ notebooks: $(READY) ## run every notebook and compare each output with the store
 	$(BIN)/pytest $(NB) --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg \
 		--nbval-cell-timeout 600 -n $(WORKERS) --dist loadscope -p no:cacheprovider
 
-pages: book ## the tests of the built pages, as files
-	$(BIN)/pytest tests/built --ignore tests/built/test_browser.py --ignore tests/built/test_figures.py
-
-browser: book ## the tests of the built pages in Chromium (four are known to fail; see CONTRIBUTING)
-	$(BIN)/pytest tests/built/test_browser.py tests/built/test_figures.py -rs
+pages: book ## the tests of the built pages; those in Chromium are skipped, and said to be, where there is none
+	$(BIN)/pytest tests/built -rs -n $(WORKERS) --dist loadgroup
 
 weigh: book ## bytes and seconds of every built page, in Chromium
 	$(BIN)/python -m tools.weigh
@@ -73,6 +70,9 @@ mutants: $(READY) ## break the mathematics in every small way and see whether a 
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > "$$(echo $(EXTRA)/lib/python3*/site-packages)/book.pth"
 	$(EXTRA)/bin/python -m pip install --quiet cosmic-ray==8.7.0
 	$(EXTRA)/bin/python -m tools.mutants
+
+bench: $(READY) ## measure speeds and compare with the stored ones (about eight minutes; idle machine)
+	$(BIN)/python -m tools.bench
 
 clean: ## remove what was built, and the environment
 	rm -rf _build $(VENV) *.egg-info

@@ -1,6 +1,7 @@
 """Consistency trajectory models, small enough to read and checked against an exact oracle."""
 
 from ctm import (
+    adversarial,
     checkpoints,
     data,
     likelihood,
@@ -13,9 +14,13 @@ from ctm import (
     schedules,
     solvers,
 )
+from ctm.adversarial import Adversarial
 from ctm.checkpoints import load, read_card, save
+from ctm.conditional import ConditionalCTM
 from ctm.diagnosis import doctor
 from ctm.flow_map import FlowMap
+from ctm.guidance import train_conditional
+from ctm.labelled import LabelledMixture
 from ctm.mixture import GaussianMixture
 from ctm.models import CTM
 from ctm.recipe import DENOISER, SCRATCH, Recipe
@@ -26,10 +31,14 @@ __all__ = [
     "CTM",
     "DENOISER",
     "SCRATCH",
+    "Adversarial",
+    "ConditionalCTM",
     "FlowMap",
     "GaussianMixture",
     "History",
+    "LabelledMixture",
     "Recipe",
+    "adversarial",
     "checkpoints",
     "data",
     "doctor",
@@ -46,5 +55,6 @@ __all__ = [
     "schedules",
     "solvers",
     "train",
+    "train_conditional",
     "train_denoiser",
 ]

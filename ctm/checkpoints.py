@@ -13,10 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from ctm.conditional import ConditionalCTM
 from ctm.models import CTM
 from ctm.networks import MLP
 
 NETWORKS = {"MLP": MLP}
+MODELS = {"CTM": CTM, "ConditionalCTM": ConditionalCTM}
 
 
 def save(model: CTM, path: str | Path, **card: Any) -> None:
@@ -24,16 +26,19 @@ def save(model: CTM, path: str | Path, **card: Any) -> None:
 
     Raises:
         ValueError: the weights are not finite, or not float32.
-        TypeError: the model's network is not one of this package's, or the card cannot be written as JSON.
+        TypeError: the model or its network is not one of this package's, or the card cannot be written as JSON.
         OSError: the file cannot be written; an older file of that name is then still whole.
     """
-    name = type(model.network).__name__
+    kind, name = type(model).__name__, type(model.network).__name__
+    if type(model) is not MODELS.get(kind):
+        raise TypeError(f"model must be one of {sorted(MODELS)} to be saved, got {kind}")
     if type(model.network) is not NETWORKS.get(name):
         raise TypeError(f"network must be one of {sorted(NETWORKS)} to be saved, got {name}")
     for key, value in model.state_dict().items():
         if value.dtype != torch.float32 or not bool(torch.isfinite(value).all()):
             raise ValueError(f"model must have finite float32 weights to be saved, {key} has not")
     model_card = {
+        "kind": kind,
         "network": name,
         "config": model.network.config,
         "sigma_data": model.sigma_data,
@@ -53,11 +58,12 @@ def load(path: str | Path) -> CTM:
     tensors, header = read(path)
     try:
         facts = header["model"]
-        network_class = NETWORKS[facts["network"]]
+        model_class, network_class = MODELS[facts.get("kind", "CTM")], NETWORKS[facts["network"]]
         if len(tensors) < facts["config"]["layers"]:
             raise ValueError(f"{facts['config']['layers']} layers named, {len(tensors)} tensors held")
         with torch.device("meta"):  # shapes without memory: compared with the file's before anything is allocated
-            model = CTM(network_class(**facts["config"]), facts["sigma_data"], facts["sigma_min"], facts["sigma_max"])
+            network = network_class(**facts["config"])
+            model = model_class(network, facts["sigma_data"], facts["sigma_min"], facts["sigma_max"])
         wanted = {key: (tuple(value.shape), value.dtype) for key, value in model.state_dict().items()}
         held = {key: (tuple(value.shape), value.dtype) for key, value in tensors.items()}
         if wanted != held:

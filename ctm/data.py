@@ -11,13 +11,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ctm.labelled import LabelledMixture
 from ctm.mixture import GaussianMixture
 
 __all__ = [
+    "LABELLED",
     "WORLDS",
     "GaussianMixture",
+    "LabelledMixture",
     "checkerboard",
     "clusters",
+    "digits",
+    "half_rings",
     "one_gaussian",
     "pinwheel",
     "ring",
@@ -98,6 +103,21 @@ def three_gaussians() -> GaussianMixture:
     return GaussianMixture([[-2.0], [0.0], [2.0]], 0.25, [1.0, 2.0, 1.0])
 
 
+def half_rings() -> LabelledMixture:
+    """The ring with two classes: four neighbouring modes each."""
+    world = ring()
+    return LabelledMixture(world.means, world.stds, [0, 0, 0, 0, 1, 1, 1, 1])
+
+
+def digits(std: float = 0.15) -> LabelledMixture:
+    """Handwritten digits, 8 x 8 pixels in [-1, 1], as a world: a Gaussian of standard deviation ``std`` on each of the
+    1,797 images that scikit-learn ships, with their ten classes (Alpaydin and Kaynak 1998)."""
+    from sklearn.datasets import load_digits  # here, for only this world pays for the import
+
+    images, labels = load_digits(return_X_y=True)
+    return LabelledMixture(torch.as_tensor(images).reshape(-1, 8, 8) / 8 - 1, std, torch.as_tensor(labels))
+
+
 WORLDS: dict[str, Callable[[], GaussianMixture]] = {
     world.__name__: world
     for world in (
@@ -115,6 +135,10 @@ WORLDS: dict[str, Callable[[], GaussianMixture]] = {
     )
 }
 """Every ready-made world by its name."""
+
+
+LABELLED: dict[str, Callable[[], LabelledMixture]] = {world.__name__: world for world in (half_rings, digits)}
+"""The worlds with classes by their names."""
 
 
 def _arm(turns: float, points: int) -> Tensor:

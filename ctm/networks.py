@@ -26,20 +26,30 @@ class MLP(nn.Module):
         features: frequencies for each time.
         gain: factor on the points before the first layer.
         seed: seed of the initial weights.
+        conditions: further numbers that the network may be told with each sample, such as a class.
     """
 
     def __init__(
-        self, dim: int, width: int = 96, layers: int = 5, features: int = 6, gain: float = 8.0, seed: int = 0
+        self,
+        dim: int,
+        width: int = 96,
+        layers: int = 5,
+        features: int = 6,
+        gain: float = 8.0,
+        seed: int = 0,
+        conditions: int = 0,
     ) -> None:
         super().__init__()
         for name, value in (("dim", dim), ("width", width), ("layers", layers), ("features", features)):
             check_number(value, name, 1, LARGEST, integer=True)
         check_number(gain, "gain", 0, above=True)
+        check_number(conditions, "conditions", 0, LARGEST, integer=True)
         check_number(seed, "seed", 0, 2**63 - 1, integer=True)
         self.config = {"dim": dim, "width": width, "layers": layers, "features": features, "gain": gain}
-        self.gain = gain
+        self.config |= {"conditions": conditions}
+        self.gain, self.conditions = gain, conditions
         self.register_buffer("frequencies", 2 * math.pi * 2.0 ** torch.linspace(-3, 1, features))
-        sizes = [dim + 2 * (2 * features + 1)] + [width] * layers
+        sizes = [dim + 2 * (2 * features + 1) + conditions] + [width] * layers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             hidden = [module for a, b in zip(sizes, sizes[1:], strict=False) for module in (nn.Linear(a, b), nn.SiLU())]
@@ -47,8 +57,9 @@ class MLP(nn.Module):
 
     frequencies: Tensor
 
-    def forward(self, x: Tensor, tau_t: Tensor, tau_s: Tensor) -> Tensor:
-        """``x``: ``(n, *shape)``; ``tau_t``, ``tau_s``: ``(n,)``. Returns the shape of ``x``."""
+    def forward(self, x: Tensor, tau_t: Tensor, tau_s: Tensor, condition: Tensor | None = None) -> Tensor:
+        """``x``: ``(n, *shape)``; ``tau_t``, ``tau_s``: ``(n,)``; ``condition``: ``(n or 1, conditions)``, zeros if None.
+        Returns the shape of ``x``."""
         flat = x.reshape(len(x), -1)
         if flat.shape[1] != self.config["dim"]:
             raise ValueError(f"x must have {self.config['dim']} numbers per sample, got shape {tuple(x.shape)}")
@@ -56,4 +67,5 @@ class MLP(nn.Module):
             raise TypeError(f"x must be {self.frequencies.dtype} like the network's weights, got {x.dtype}")
         times = torch.stack([tau_t, tau_s], 1)  # (n, 2)
         angle = (times[:, :, None] * self.frequencies).flatten(1)
-        return self.body(torch.cat([self.gain * flat, times, angle.sin(), angle.cos()], 1)).reshape(x.shape)
+        told = (flat.new_zeros(1, self.conditions) if condition is None else condition).expand(len(flat), -1)
+        return self.body(torch.cat([self.gain * flat, times, angle.sin(), angle.cos(), told], 1)).reshape(x.shape)

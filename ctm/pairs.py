@@ -90,11 +90,18 @@ def grid_times(k: Tensor, levels: int, offset: Tensor | None, sigma_min: float, 
     return rho_time(fraction, sigma_min, sigma_max).clamp(sigma_min, sigma_max)
 
 
-def fresh_pairs(x0: Tensor, levels: Levels, route: Route, generator: torch.Generator) -> Pairs:
-    r"""Pairs as the paper trains: :math:`x_t = x_0 + t\,\epsilon`, solved to ``u`` in ``substeps`` steps."""
+def noised_points(
+    x0: Tensor, levels: Levels, route: Route, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""The times at ``levels`` and the points :math:`x_t = x_0 + t\,\epsilon`: :math:`x_t, t, u, s`."""
     offset = torch.rand(len(x0), generator=generator) if route.continuous else None
     t, u, s = (as_column(grid_times(k, route.grid, offset, *route.limits), x0) for k in levels)
-    xt = x0 + t * torch.randn(x0.shape, generator=generator)
+    return x0 + t * torch.randn(x0.shape, generator=generator), t, u, s
+
+
+def fresh_pairs(x0: Tensor, levels: Levels, route: Route, generator: torch.Generator) -> Pairs:
+    r"""Pairs as the paper trains: :math:`x_t = x_0 + t\,\epsilon`, solved to ``u`` in ``substeps`` steps."""
+    xt, t, u, s = noised_points(x0, levels, route, generator)
     return Pairs(xt, t, solve(route.step, route.teacher, xt, t, u, route.substeps), u, s)
 
 
@@ -129,7 +136,10 @@ class Trajectories:
 
     def pairs(self, levels: Levels, generator: torch.Generator) -> Pairs:
         """Two points each of trajectories drawn at random."""
-        row = torch.randint(len(self.points), levels.t.shape, generator=generator)
+        return self.at(torch.randint(len(self.points), levels.t.shape, generator=generator), levels)
+
+    def at(self, row: Tensor, levels: Levels) -> Pairs:
+        """Two points each of the trajectories ``row``, shape ``(n,)``."""
         xt, xu = self.points[row, levels.t], self.points[row, levels.u]
         t, u, s = (as_column(self.times[row, k], xt) for k in levels)
         return Pairs(xt, t, xu, u, s)

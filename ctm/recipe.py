@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ctm._checks import check_choice, check_number
+from ctm.adversarial import Adversarial
 from ctm.losses import COMPARE
 from ctm.pairs import CONSISTENCY
 from ctm.solvers import STEPS
@@ -15,7 +16,7 @@ class Recipe:
     r"""How :func:`ctm.training.train` trains. The defaults are the book's recipe for a good teacher.
 
     The loss is consistency (:func:`ctm.losses.consistency_loss`) plus ``dsm`` times denoising score matching
-    (:func:`ctm.losses.dsm_loss`).
+    (:func:`ctm.losses.dsm_loss`), plus the adversarial term if ``gan`` names one.
     """
 
     consistency: str | None = "global"
@@ -31,6 +32,8 @@ class Recipe:
     without a teacher the average reached becomes the teacher of the rest."""
     adaptive_dsm: bool = False
     """Multiply ``dsm`` by the ratio of the two gradients' norms at the last layer (Kim et al. 2024)."""
+    gan: Adversarial | None = None
+    """The adversarial term (:mod:`ctm.adversarial`), or None to leave it out."""
     target_ema: float = 0.0
     """Decay of the average whose weights make the target jumps; 0 uses the current weights. (The paper's are near 1.) It
     has no effect where no target jump is made: "global" consistency compared at "s"."""
@@ -77,6 +80,10 @@ class Recipe:
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.adaptive_dsm and not self.dsm:
             raise ValueError("dsm must be above 0 where adaptive_dsm is True: there is nothing to adapt")
+        if self.gan is not None and not isinstance(self.gan, Adversarial):
+            raise TypeError(f"gan must be an Adversarial or None, got {type(self.gan).__name__}")
+        if self.gan is not None and self.consistency is None:
+            raise ValueError("gan must be None where consistency is None: its weight is measured against consistency")
         if self.consistency is None and not self.dsm:
             raise ValueError("dsm must be above 0 where consistency is None: nothing is left to train")
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ctm._checks import NonFiniteError, check_points, seeded
+from ctm.adversarial import Adversary
 from ctm.losses import adaptive_weight, consistency_loss, dsm_loss
 from ctm.models import CTM
-from ctm.pairs import Data, Pairs, Route, Trajectories, draw_levels, fresh_pairs
+from ctm.pairs import Data, Pairs, Route, Trajectories, draw_levels, fresh_pairs, noised_points
 from ctm.recipe import Recipe
 from ctm.schedules import rho_time
 from ctm.solvers import STEPS, Denoiser
@@ -31,6 +32,11 @@ class Run:
         # the target jumps only where something is left to jump: not with u = s compared at s, not in denoising alone
         self._has_target_jump = bool(recipe.consistency) and (recipe.consistency, recipe.compare) != ("global", "s")
         self._first = math.ceil(recipe.dsm_first * steps)  # steps of denoising score matching alone
+        self.adversary: Adversary | None = None
+        if recipe.gan is not None:
+            self._has_target_jump = True
+            self._unopposed = max(self._first, math.ceil(recipe.gan.start * steps))  # steps without a discriminator
+            self.adversary = Adversary(self._draw(1)[0].shape, student, recipe.gan, seed, self.generator)
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -73,17 +79,31 @@ class Run:
         recipe = self.recipe
         if recipe.consistency is None or self.done < self._first:
             return self._dsm()
-        loss = consistency_loss(self.student, self.target, self._pairs(recipe.consistency), recipe.compare)
-        if not recipe.dsm:
-            return loss
-        dsm = self._dsm()
-        weight = adaptive_weight(loss, dsm, self.student.last_layer) if recipe.adaptive_dsm else 1.0
-        return loss + recipe.dsm * weight * dsm
+        loss = consistency = consistency_loss(self.student, self.target, self._pairs(recipe.consistency), recipe.compare)
+        if recipe.dsm:
+            dsm = self._dsm()
+            weight = adaptive_weight(consistency, dsm, self.student.last_layer) if recipe.adaptive_dsm else 1.0
+            loss = loss + recipe.dsm * weight * dsm
+        if self.adversary is not None and self.done >= self._unopposed:
+            fake = self._estimates()
+            self.adversary.learn(self._draw(recipe.batch), fake)
+            loss = loss + self.adversary.term(fake, consistency)
+        return loss
+
+    def _estimates(self) -> Tensor:
+        """Jumps from noised data, carried on to the end by the target: what the discriminator judges."""
+        recipe, generator = self.recipe, self.generator
+        levels = draw_levels(recipe.batch, recipe.levels, "global", recipe.from_noise, recipe.to_data, generator)
+        xt, t, _, s = noised_points(self._draw(recipe.batch), levels, self._route(), generator)
+        return self.target.G(self.student.G(xt, t, s), s, self.student.sigma_min)
+
+    def _route(self) -> Route:
+        recipe = self.recipe
+        step = STEPS[recipe.solver]
+        return Route(recipe.levels, recipe.continuous, self.teacher, step, recipe.substeps, self.limits)
 
     def _pairs(self, consistency: str) -> Pairs:
-        recipe, generator = self.recipe, self.generator
-        step = STEPS[recipe.solver]
-        route = Route(recipe.levels, recipe.continuous, self.teacher, step, recipe.substeps, self.limits)
+        recipe, generator, route = self.recipe, self.generator, self._route()
         levels = draw_levels(recipe.batch, recipe.levels, consistency, recipe.from_noise, recipe.to_data, generator)
         if self.pool is None:
             return fresh_pairs(self._draw(recipe.batch), levels, route, generator)
@@ -110,13 +130,24 @@ class Run:
         if not all(bool(torch.isfinite(weights).all()) for weights in self.average.parameters()):
             raise FloatingPointError(f"the weights are not finite after step {self.done}; try a smaller lr")
 
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        modules: dict[str, torch.nn.Module] = {
+            name: getattr(self, name) for name in ("student", "average", "target", "guide")
+        }
+        return modules if self.adversary is None else modules | {"discriminator": self.adversary.discriminator}
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": self.optimizer}
+        return optimizers if self.adversary is None else optimizers | {"rival": self.adversary.optimizer}
+
     def tensors(self) -> dict[str, Tensor]:
         """All state as named tensors."""
         state = {"generator": self.generator.get_state()}
-        for name in ("student", "average", "target", "guide"):
-            state |= {f"{name}.{key}": value for key, value in getattr(self, name).state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            state |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
+        for name, module in self._modules().items():
+            state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+        for name, optimizer in self._optimizers().items():
+            for index, moments in optimizer.state_dict()["state"].items():
+                state |= {f"{name}.{index}.{key}": value for key, value in moments.items()}
         if self.pool is not None and self.done > self._first:
             state |= {"pool.points": self.pool.points, "pool.times": self.pool.times}
         return state
@@ -129,13 +160,14 @@ class Run:
             groups.setdefault(group, {})[name] = value
         self.done = done
         self.generator.set_state(groups["generator"][""])
-        for name in ("student", "average", "target", "guide"):
-            getattr(self, name).load_state_dict(groups[name])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in groups.get("optimizer", {}).items():
-            index, _, name = key.partition(".")
-            moments.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        for name, module in self._modules().items():
+            module.load_state_dict(groups[name])
+        for name, optimizer in self._optimizers().items():
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key, value in groups.get(name, {}).items():
+                index, _, moment = key.partition(".")
+                moments.setdefault(int(index), {})[moment] = value
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
         if self.pool is not None and "pool" in groups:
             self.pool.points, self.pool.times = groups["pool"]["points"], groups["pool"]["times"]
 

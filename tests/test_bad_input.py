@@ -100,6 +100,16 @@ CALLS = {
     "nothing to train": (ValueError, "dsm must be above 0", lambda: ctm.Recipe(consistency=None)),
     "continuous is a number": (TypeError, "continuous must be True or False", lambda: ctm.Recipe(continuous=1)),
     "nothing to adapt": (ValueError, "dsm must be above 0", lambda: ctm.Recipe(adaptive_dsm=True)),
+    "gan is a number": (TypeError, "gan must be an Adversarial", lambda: ctm.Recipe(gan=1.0)),
+    "gan alone": (
+        ValueError,
+        "gan must be None",
+        lambda: ctm.Recipe(consistency=None, dsm=1.0, gan=ctm.Adversarial()),
+    ),
+    "gan weight negative": (ValueError, "weight must lie in", lambda: ctm.Adversarial(weight=-1.0)),
+    "gan from beyond the end": (ValueError, r"start must lie in \[0, 1\]", lambda: ctm.Adversarial(start=2.0)),
+    "gan adaptive is a number": (TypeError, "adaptive must be True or False", lambda: ctm.Adversarial(adaptive=1)),
+    "no discriminator": (ValueError, "width must lie in", lambda: ctm.Adversarial(width=0)),
     "no teacher and no data": (
         ValueError,
         "recipe.dsm must be above 0",

@@ -94,18 +94,32 @@ def test_the_first_use_of_every_term_links_to_the_glossary():
 
 
 def test_lower_rooms_do_not_import_upper_ones():
-    lower = ["_checks", "flow_map", "oracle", "mixture", "data", "schedules", "networks", "models"]
+    lower = [
+        "_checks",
+        "flow_map",
+        "oracle",
+        "mixture",
+        "labelled",
+        "data",
+        "schedules",
+        "networks",
+        "models",
+        "conditional",
+    ]
     order = [
         *lower,
         "parametrisations",
         "solvers",
         "pairs",
         "losses",
+        "adversarial",
         "recipe",
         "checkpoints",
         "run",
         "training",
+        "guidance",
         "samplers",
+        "editing",
         "likelihood",
         "metrics",
         "diagnosis",

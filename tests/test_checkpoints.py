@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import ctm
 from ctm import checkpoints
+from ctm.conditional import ConditionalCTM
 
 
 @pytest.fixture
@@ -28,6 +29,24 @@ def test_a_model_comes_back_as_it_was(model, tmp_path):
     assert ctm.read_card(path) == {"seed": 3, "command": "by hand"}
     assert all(weights.requires_grad for weights in loaded.parameters())
     assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_a_conditional_model_comes_back_as_it_was(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model = ConditionalCTM(ctm.networks.MLP(2, width=16, layers=2, conditions=4, seed=3), 0.4)
+    ctm.save(model, path)
+    loaded = ctm.load(path)
+    x = torch.randn(10, 2)
+    assert type(loaded) is ConditionalCTM
+    assert torch.equal(loaded.given(2, 1.5).G(x, 5.0, 0.02), model.given(2, 1.5).G(x, 5.0, 0.02))
+
+
+def test_only_the_packages_models_are_saved(model, tmp_path):
+    class Other(ctm.CTM):
+        pass
+
+    with pytest.raises(TypeError, match="model must be one of"):
+        ctm.save(Other(model.network, 0.4), tmp_path / "model.safetensors")
 
 
 def test_an_interrupted_write_leaves_the_old_file(model, tmp_path, monkeypatch):
@@ -69,6 +88,9 @@ def rewritten(path, change):
 BROKEN = {
     "another network": lambda tensors, header: header["model"].update(network="os.system"),
     "huge width": lambda tensors, header: header["model"]["config"].update(width=10**15),
+    "another kind": lambda tensors, header: header["model"].update(kind="Module"),
+    "not conditional": lambda tensors, header: header["model"].update(kind="ConditionalCTM"),
+    "huge condition": lambda tensors, header: header["model"]["config"].update(conditions=10**15),
     "huge depth": lambda tensors, header: header["model"]["config"].update(layers=99_999),
     "unknown option": lambda tensors, header: header["model"]["config"].update(shell="rm"),
     "negative scale": lambda tensors, header: header["model"].update(sigma_data=-1.0),

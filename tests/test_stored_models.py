@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import ctm
-from studies.checkpoints import FOLDER, MODELS, figures
+from studies.checkpoints import CONDITIONAL, FOLDER, MODELS, conditional_figures, figures
 
 
 def test_every_model_is_stored():
-    assert {path.stem for path in FOLDER.glob("*.safetensors")} == set(MODELS)
+    assert {path.stem for path in FOLDER.glob("*.safetensors")} == set(MODELS) | set(CONDITIONAL)
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 3e6
 
 
@@ -23,3 +23,16 @@ def test_the_card_is_true(name):
     assert "seed" in card
     assert all(bool(torch.isfinite(weights).all()) for weights in model.parameters())
     assert figures(model, world) == pytest.approx(card["figures"], rel=2e-3, abs=2e-5)
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_the_card_of_a_conditional_model_is_true(name):
+    path = FOLDER / f"{name}.safetensors"
+    card, model = ctm.read_card(path), ctm.load(path)
+    network, _, strengths, _, steps = CONDITIONAL[name]
+    assert isinstance(model, ctm.ConditionalCTM)
+    assert network.items() <= model.network.config.items()
+    assert (card["steps"], card["world"]) == (steps, name)
+    assert name in card["command"]
+    found = conditional_figures(model, ctm.data.LABELLED[name](), strengths[1])
+    assert found == pytest.approx(card["figures"], rel=2e-3, abs=2e-5)

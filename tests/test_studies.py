@@ -11,7 +11,7 @@ from studies import sixteen, teachers
 
 STUDIES = Path(__file__).parents[1] / "studies"
 RESULTS = sorted(STUDIES.glob("*.json"))
-SETTINGS = {"variant", "regime", "outer", "inner", "steps"}
+SETTINGS = {"setting", "variant", "regime", "outer", "inner", "steps", "part", "strengths", "w", "drop", "way", "calls"}
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -21,7 +21,7 @@ def test_the_command_that_made_them_is_beside_them(path):
     assert len(rows) == len(set(rows))
 
 
-@pytest.mark.parametrize("name", ["parametrisations", "loss", "training"])
+@pytest.mark.parametrize("name", ["parametrisations", "loss", "training", "adversarial", "control"])
 def test_every_variant_has_three_seeds(name):
     seeds = {}
     for row in json.loads((STUDIES / f"{name}.json").read_text()):

@@ -78,6 +78,10 @@ RESUMED = {
         dataclasses.replace(SMALL, consistency="soft", target_ema=0.9, dsm=0.5, references=8),
         True,
     ),
+    "adversarial": (
+        dataclasses.replace(SMALL, gan=ctm.Adversarial(start=0.3, width=16)),
+        True,
+    ),
     "from scratch": (dataclasses.replace(ctm.SCRATCH, batch=32, pool=64, levels=8, references=16, reuse=2), False),
 }
 

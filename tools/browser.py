@@ -20,6 +20,7 @@ HTML = ROOT / "_build/html"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PHONE: ViewportSize = {"width": 375, "height": 812}
 DESK: ViewportSize = {"width": 1280, "height": 900}
+PATIENCE = 180_000  # milliseconds: a busy machine is no fault of a page
 PACKED = (".png", ".woff", ".woff2", ".jpg")  # compressed already: a server sends them as they are
 # Every name but this machine's own resolves to nothing: no request can leave, whoever makes it.
 ARGS = [
@@ -59,7 +60,9 @@ def sizes(addresses: list[str], home: str) -> dict[str, tuple[int, int]]:
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
+    """Serves files and says nothing; a connection stays open for the next file."""
+
+    protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: object) -> None:
         """No log."""

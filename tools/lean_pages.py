@@ -97,7 +97,7 @@ def mend_body(app: Sphinx, page: str, template: str, context: dict[str, Any], do
     def sized(match: re.Match[str]) -> str:
         with Image.open(Path(app.srcdir, sources[match["name"]])) as image:
             width, height = image.size
-        return f'{match[0]} width="{width}" height="{height}" decoding="async"'
+        return f'{match[0]} width="{width}" height="{height}" style="--width: {width}px" decoding="async"'
 
     sources = {name: source for source, name in app.builder.images.items()}
     if "body" in context:

@@ -5,7 +5,7 @@ Usage: python -m tools.screenshots [NAME ...]   (all pages, or those named; afte
 
 import sys
 
-from tools.browser import DESK, HTML, PHONE, ROOT, opened, pages, served
+from tools.browser import DESK, HTML, PATIENCE, PHONE, ROOT, opened, pages, served
 from tools.visits import READY, SCRIPT
 
 FOLDER = ROOT / "_build/screenshots"
@@ -18,6 +18,7 @@ def main() -> None:
     with opened() as browser, served() as root:
         for path in chosen:
             page = browser.new_page(viewport=DESK)
+            page.set_default_timeout(PATIENCE)
             page.add_init_script(path=SCRIPT)
             page.goto(f"{root}/{path.relative_to(HTML)}")
             page.evaluate(READY)

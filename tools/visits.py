@@ -7,7 +7,7 @@ from typing import Any
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, ConsoleMessage, Request, Response, ViewportSize
 
-from tools.browser import DESK, HTML, PHONE, sizes
+from tools.browser import DESK, HTML, PATIENCE, PHONE, sizes
 
 SCRIPT = Path(__file__).with_name("visit.js")
 READY = "visit.ready()"
@@ -37,6 +37,7 @@ class Reader:
         self.context = browser.new_context(viewport=size, color_scheme="light", reduced_motion="reduce")
         self.context.add_init_script(path=SCRIPT)
         self.page = page = self.context.new_page()
+        page.set_default_timeout(PATIENCE)
         self.context.new_cdp_session(page).send("Network.setCacheDisabled", {"cacheDisabled": True})
         page.on("request", self.note_request)
         page.on("requestfailed", lambda request: self.found.missing.append(request.url))

@@ -14,19 +14,19 @@
   if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS === "object") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
   // Mathematics is set in groups, from what is in view on, with a pause between: the page answers while the rest is set.
-  const GROUP = 16;
+  // The first group is small, to answer soon; the others are larger, since each costs the page a layout.
   async function typeset() {
     const all = [...document.querySelectorAll(".math.notranslate")];
     const first = Math.max(0, all.findIndex((element) => element.getBoundingClientRect().bottom > 0));
     const order = [...all.slice(first), ...all.slice(0, first)];
-    for (let i = 0; i < order.length; i += GROUP) {
-      await MathJax.typesetPromise(order.slice(i, i + GROUP));
-      if (i === 0) performance.mark("first-mathematics");
+    for (let start = 0, end = 16; start < order.length; start = end, end += 64) {
+      await MathJax.typesetPromise(order.slice(start, end));
+      if (start === 0) performance.mark("first-mathematics");
       await new Promise((resolve) => setTimeout(resolve));
     }
     await MathJax.typesetPromise();  // what stands outside, in the output of a cell
     // An equation wider than its column scrolls; the keyboard must reach it to do so.
-    for (const box of document.querySelectorAll("div.math")) if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    for (const box of document.querySelectorAll("div.math mjx-container")) if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
   }
   if (window.MathJax) window.MathJax.startup = { pageReady: typeset };
 })();

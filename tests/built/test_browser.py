@@ -58,9 +58,9 @@ def test_a_page_is_light(path, visit):
 
 
 def test_a_chapter_answers_soon(browser, address):
-    """The best of five, since other work on the machine can only delay it."""
+    """In processor seconds, the best of three: on a busy machine the clock measures the other work."""
     heaviest = max(PAGES, key=lambda path: path.stat().st_size if path.stem != "package" else 0)
-    times = [weigh(browser, address, heaviest)[1][0] for _ in range(5)]
+    times = [weigh(browser, address, heaviest).work for _ in range(3)]
     assert min(times) <= MOST_SECONDS, times
 
 
@@ -111,7 +111,8 @@ def test_a_formula_wider_than_the_phone_scrolls_by_keyboard(browser, address):
     page.goto(f"{address}/book/the_loss.html")
     page.evaluate(READY)
     boxes = page.evaluate(
-        "() => [...document.querySelectorAll('div.math')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.tabIndex)"
+        """() => [...document.querySelectorAll('div.math mjx-container')]
+            .filter((box) => box.scrollWidth > box.clientWidth).map((box) => box.tabIndex)"""
     )
     assert boxes
     assert set(boxes) == {0}
@@ -122,7 +123,8 @@ def test_headings_descend_one_level_at_a_time(browser, address):
     page = browser.new_page(java_script_enabled=False)
     for path in PAGES:
         page.goto(f"{address}/{path.relative_to(HTML)}")
-        levels = page.eval_on_selector_all(".bd-article :is(h1,h2,h3,h4,h5,h6)", "hs => hs.map(h => Number(h.tagName[1]))")
+        headings = ":is(.bd-article, .bd-search-container) :is(h1,h2,h3,h4,h5,h6)"
+        levels = page.eval_on_selector_all(headings, "hs => hs.map(h => Number(h.tagName[1]))")
         assert levels[:1] == [1], path.stem
         assert levels.count(1) == 1, path.stem
         assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False)), (path.stem, levels)

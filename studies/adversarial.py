@@ -1,0 +1,101 @@
+"""With and without the adversarial term, at equal compute: where it helps, where it hurts, and what makes it fail.
+
+    python -m studies.adversarial [seed ...]
+
+Students of a teacher that takes four Euler steps, with the term and without, five seeds. Without it the student gets three
+times as many updates, for about as many processor seconds. Beside them, on three seeds: students of the exact teacher, one
+of them too small and one with few updates; and the term with three times the weight, or with a part of it left out.
+Samples on the ring are judged by studies.samplers (sliced W1 over its noise floor,
+width of the modes), by the share of them within three standard deviations of a mode, and by the scarcest mode's share over
+the mean; the map by its error. One thread, about seven minutes; results are kept in studies/adversarial.json as they come.
+"""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ctm
+from ctm.adversarial import Adversarial
+from ctm.metrics import flow_map_error
+from ctm.samplers import noise, one_step
+from studies.harness import run
+from studies.samplers import judge
+
+RESULTS = Path(__file__).with_suffix(".json")
+SEEDS = (0, 1, 2, 3, 4)
+FEWER = 3  # seeds of the comparisons beside the main one
+WORLD = ctm.data.ring()
+SIZE = {"batch": 128, "pool": 1024}
+EXACT = ctm.Recipe(**SIZE)
+SETTINGS = {  # the recipe, the network's width, the updates with the term
+    "four Euler steps": (ctm.Recipe(solver="euler", levels=4, **SIZE), 32, 700),
+    "exact": (EXACT, 32, 700),
+    "exact, too small": (EXACT, 8, 700),
+    "exact, few updates": (EXACT, 32, 100),
+}
+TERM = Adversarial()
+VARIANTS: dict[str, Adversarial | None] = {
+    "without": None,
+    "with": TERM,
+    "weight 3": dataclasses.replace(TERM, weight=3.0),
+    "no R1": dataclasses.replace(TERM, r1=0.0),
+    "no noise": dataclasses.replace(TERM, noise=0.0),
+    "neither": dataclasses.replace(TERM, r1=0.0, noise=0.0),
+    "no warm-up": dataclasses.replace(TERM, start=0.0),
+}
+MORE = 3.0  # updates without the term for one with it
+
+
+def new_student(seed: int, width: int = 32) -> ctm.CTM:
+    """The untrained student."""
+    return ctm.CTM(ctm.networks.MLP(2, width=width, layers=3, seed=seed), WORLD.sigma_data)
+
+
+def trained(setting: str, variant: str, seed: int) -> tuple[ctm.CTM, float]:
+    """A student of a setting, and the processor seconds it took."""
+    recipe, width, steps = SETTINGS[setting]
+    student = new_student(seed, width)
+    started = time.process_time()
+    steps = steps if VARIANTS[variant] else round(MORE * steps)
+    ctm.train(student, WORLD, WORLD, steps, seed, dataclasses.replace(recipe, gan=VARIANTS[variant]))
+    return student, time.process_time() - started
+
+
+def modes(x: torch.Tensor) -> tuple[float, float]:
+    """The share of samples within three standard deviations of a mode; the scarcest mode's share over the mean share."""
+    distance, nearest = torch.cdist(x.double(), WORLD.means).min(1)
+    inside = distance < 3 * WORLD.stds[0]
+    counts = torch.bincount(nearest[inside], minlength=len(WORLD.means)).double()
+    return float(inside.double().mean()), float(counts.min() / counts.mean())
+
+
+def figures(student: ctm.CTM) -> dict[str, float]:
+    inside, scarcest = modes(one_step(student, noise(student, 20_000, (2,), generator=torch.Generator().manual_seed(1))))
+    return {
+        **judge(lambda x, _: one_step(student, x), "ring", 4, 0),
+        "inside": round(inside, 4),
+        "scarcest": round(scarcest, 3),
+        "error": round(flow_map_error(student, WORLD, n=1000), 4),
+    }
+
+
+def measure(setting: str, variant: str, seed: int) -> dict[str, Any]:
+    student, seconds = trained(setting, variant, seed)
+    return {**figures(student), "seconds": round(seconds, 1)}
+
+
+def main() -> None:
+    for seed in map(int, sys.argv[1:] or SEEDS):
+        pairs = [("four Euler steps", "without"), ("four Euler steps", "with")]
+        if seed < FEWER:
+            pairs += [(setting, variant) for setting in SETTINGS for variant in ("without", "with")]
+            pairs += [("four Euler steps", variant) for variant in VARIANTS]
+        run(RESULTS, [{"setting": s, "variant": v, "seed": seed} for s, v in pairs], measure)
+
+
+if __name__ == "__main__":
+    main()

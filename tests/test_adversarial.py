@@ -1,0 +1,179 @@
+"""The adversarial term: its optima in closed form, its parts recomputed, and what it does to a biased student."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from helpers import generator
+from scipy import integrate, stats
+
+import ctm
+from ctm.adversarial import Adversarial, Adversary, Discriminator, hinge_loss, r1_penalty
+from ctm.run import Run
+
+A, B = stats.norm(0.0, 0.5), stats.norm(0.6, 0.5)
+
+
+def column(x):
+    return torch.as_tensor(x, dtype=torch.float64)[:, None]
+
+
+def test_hinge_loss_recomputed():
+    real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.0, 0.25])
+    assert hinge_loss(real, fake).item() == pytest.approx((0 + 0.5 + 2) / 3 + (0 + 1 + 1.25) / 3)
+
+
+def test_the_best_hinge_discriminator_is_the_sign_and_its_loss_twice_the_overlap():
+    grid = np.linspace(-4, 5, 20_001)
+    p, q = A.pdf(grid), B.pdf(grid)
+
+    def loss(d):
+        return integrate.trapezoid(p * np.maximum(0, 1 - d) + q * np.maximum(0, 1 + d), grid)
+
+    best = loss(np.sign(p - q))
+    overlap = 2 * stats.norm.cdf(-0.6 / (2 * 0.5))  # of two normal densities 0.6 apart
+    assert best == pytest.approx(2 * overlap, abs=1e-6)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        assert loss(np.sign(p - q) + rng.normal() * np.cos(rng.normal() * grid)) > best - 1e-9
+
+
+def test_r1_recomputed_by_difference_quotients():
+    net = Discriminator(2, 0.5, width=16).double()
+    x = torch.randn(20, 2, generator=generator(), dtype=torch.float64)
+    tau, h = torch.full((20, 1), 0.3, dtype=torch.float64), 1e-6
+    with torch.no_grad():
+        slopes = [(net(x + h * side, tau) - net(x - h * side, tau)) / (2 * h) for side in torch.eye(2).double()]
+    expected = torch.stack(slopes).square().sum(0).mean() / 2
+    penalty = r1_penalty(net, x, tau)
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-6)
+    penalty.backward()  # it can be trained
+    assert net.body[0].weight.grad.abs().sum() > 0
+
+
+def test_the_best_slope_under_r1():
+    # least E_q[D] - E_p[D] + gamma/2 E_p[D'^2]: D' = (Q - P) / (gamma p), here by perturbing D
+    grid, gamma = np.linspace(-2.5, 3.0, 40_001), 2.0
+    p, q = A.pdf(grid), B.pdf(grid)
+    slope = (B.cdf(grid) - A.cdf(grid)) / (gamma * p)
+    best = integrate.cumulative_trapezoid(slope, grid, initial=0)
+
+    def objective(d):
+        return integrate.trapezoid((q - p) * d + gamma / 2 * p * np.gradient(d, grid) ** 2, grid)
+
+    for k in (0.7, 1.3, 2.9):
+        bump = np.cos(k * grid) * np.exp(-(grid**2))
+        h = 1e-3
+        assert objective(best + h * bump) > objective(best)
+        assert (objective(best + h * bump) - objective(best - h * bump)) / (2 * h) == pytest.approx(0, abs=1e-4)
+
+
+def test_the_gradient_of_the_log_ratio_is_the_difference_of_scores():
+    p, q = ctm.data.three_gaussians(), ctm.data.two_gaussians()
+    x = torch.linspace(-2, 2, 30, dtype=torch.float64)[:, None].requires_grad_(True)
+    ratio = p.log_prob(x, 0.4) - q.log_prob(x, 0.4)
+    gradient = torch.autograd.grad(ratio.sum(), x)[0]
+    assert torch.allclose(gradient, p.score(x.detach(), 0.4) - q.score(x.detach(), 0.4), atol=1e-9)
+
+
+def model(seed=0):
+    return ctm.CTM(ctm.networks.MLP(2, width=16, layers=2, seed=seed), 0.5)
+
+
+def adversary(recipe, student):
+    return Adversary(torch.Size([2]), student, recipe, 0, generator())
+
+
+def test_points_are_noised_to_the_level_they_are_shown_with():
+    student = model()
+    rival = adversary(Adversarial(noise=1.0), student)
+    noised, tau = rival.noised(torch.zeros(40_000, 2))
+    expected = (tau**2 - student.sigma_min**2).sqrt()
+    assert tau.min() >= student.sigma_min
+    assert 0.45 < tau.max() <= 0.5
+    scaled = noised / expected.clamp_min(1e-4)
+    assert scaled[tau[:, 0] > 0.01].std().item() == pytest.approx(1.0, abs=0.02)
+    still, level = adversary(Adversarial(noise=0.0), student).noised(torch.zeros(10, 2))
+    assert still.abs().max() < 1e-2 * student.sigma_min  # float32 rounding of tau
+    assert torch.allclose(level, torch.tensor(student.sigma_min))
+
+
+def test_the_adaptive_weight_makes_both_gradients_equally_long_up_to_its_limit():
+    student = model()
+    x = torch.randn(64, 2, generator=generator())
+    for most in (1e6, 1e-3):
+        rival = adversary(Adversarial(weight=0.5, most=most), student)
+        fake, consistency = student.G(10 * x, 10.0, 0.002), (student.G(x, 1.0, 0.1) - x).square().mean()
+        term = rival.term(fake, consistency)
+        ours, main = (
+            torch.autograd.grad(loss, student.last_layer, retain_graph=True)[0].norm() for loss in (term, consistency)
+        )
+        if most > 1:
+            assert ours.item() == pytest.approx(0.5 * main.item(), rel=1e-4)
+        else:
+            assert ours < 0.1 * main
+    fixed = adversary(Adversarial(weight=0.5, adaptive=False), student)
+    again = adversary(Adversarial(weight=1.0, adaptive=False), student)
+    assert fixed.term(fake, consistency).item() == pytest.approx(again.term(fake, consistency).item() / 2)
+
+
+def test_the_discriminator_learns_and_the_student_is_not_touched():
+    student = model()
+    before = copy.deepcopy(student.state_dict())
+    rival, g = adversary(Adversarial(noise=0.0, r1=0.0), student), generator(1)
+    x0, fake = (centre + 0.05 * torch.randn(256, 2, generator=g) for centre in (0.5, -0.5))
+    losses = [rival.learn(x0, fake) for _ in range(300)]
+    assert losses[0] == pytest.approx(2, abs=0.3)
+    assert losses[-1] < 0.01  # far apart and without noise: it wins
+    assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
+    noisy = adversary(Adversarial(noise=4.0, r1=0.0), student)
+    late = [noisy.learn(x0, fake) for _ in range(300)][-20:]
+    assert sum(late) / 20 > 0.05  # shown through noise it does not: the two laws overlap
+
+
+def test_warm_up_and_estimates():
+    world, term = ctm.data.ring(), Adversarial(start=0.5, width=8)
+    recipe = ctm.Recipe(batch=32, pool=64, levels=8, reuse=2, gan=term)
+    run = Run(model(), world, world, steps=10, seed=0, recipe=recipe)
+    first = copy.deepcopy(run.adversary.discriminator.state_dict())
+    for _ in range(5):
+        run.step()
+    assert all(torch.equal(value, first[key]) for key, value in run.adversary.discriminator.state_dict().items())
+    # before the term begins it changes nothing but the draws: its weight does not matter
+    run.step()
+    assert not all(torch.equal(value, first[key]) for key, value in run.adversary.discriminator.state_dict().items())
+    fake = run._estimates()
+    assert fake.shape == (32, 2)
+    assert fake.requires_grad
+    assert all(not weights.requires_grad for weights in run.target.parameters())
+
+
+def test_estimates_of_the_exact_map_are_data():
+    world = ctm.data.ring()
+    run = Run(model(), world, world, 10, 0, ctm.Recipe(batch=3000, gan=Adversarial()))
+
+    class Exact:
+        sigma_min, G = world.sigma_min, staticmethod(world.G)
+
+    run.student = run.target = Exact()
+    run.student.sigma_max = world.sigma_max
+    fake = run._estimates()
+    real = world.sample(3000, generator=generator(4))
+    floor = ctm.metrics.energy_distance(world.sample(3000, generator=generator(5)), real)
+    assert ctm.metrics.energy_distance(fake, real) < 2 * floor
+
+
+def test_the_term_corrects_a_biased_teacher():
+    """The teacher is wrong by a shift of 0.3 at every noise level; the data know better."""
+    world = ctm.data.one_gaussian()
+    shifted = ctm.GaussianMixture(world.means + 0.3, world.stds)
+    means = {}
+    for name, term in (("without", None), ("with", Adversarial(start=0.3, width=32))):
+        student = ctm.CTM(ctm.networks.MLP(1, width=32, layers=2), world.sigma_data)
+        recipe = ctm.Recipe(levels=16, batch=64, pool=128, reuse=8, gan=term)
+        ctm.train(student, world, shifted, steps=300, recipe=recipe)
+        noise = student.sigma_max * torch.randn(4000, 1, generator=generator(3))
+        means[name] = ctm.samplers.one_step(student, noise).mean().item()
+    assert means["without"] == pytest.approx(0.8, abs=0.06)
+    assert abs(means["with"] - 0.5) < 0.7 * abs(means["without"] - 0.5)

@@ -1,0 +1,317 @@
+"""Classes, guidance and edits: each against a closed form, a difference quotient or another route."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import generator, noised
+from scipy import stats
+
+import ctm
+from ctm.conditional import ConditionalCTM
+from ctm.editing import (
+    LinearConstraint,
+    accept,
+    colourisation,
+    constrained_sampling,
+    inpainting,
+    partial_noise,
+    superresolution,
+)
+from ctm.guidance import ConditionalRun, Guided, train_conditional
+
+RINGS = ctm.data.half_rings()
+UNEVEN = ctm.LabelledMixture([[-1.0], [0.2], [1.5]], [0.4, 0.3, 0.5], [0, 1, 0], [0.2, 0.5, 0.3])
+
+
+def conditional(seed=0, **network):
+    return ConditionalCTM(ctm.networks.MLP(2, width=16, layers=2, seed=seed, conditions=3, **network), RINGS.sigma_data)
+
+
+def cdf_of(world):
+    """The distribution function of a 1-D world."""
+    w, m, c = (part.numpy() for part in (world.weights, world.means[:, 0], world.stds))
+    return lambda x: stats.norm.cdf(np.asarray(x)[:, None], m, c) @ w
+
+
+# --- labelled worlds
+
+
+def test_classes_add_up_to_the_whole_and_bayes_holds():
+    x = noised(UNEVEN, 0.5)
+    shares = torch.stack([UNEVEN.weights[c == UNEVEN.labels].sum() for c in (0, 1)])
+    parts = torch.stack([UNEVEN.of_class(c).log_prob(x, 0.5) for c in (0, 1)], 1) + shares.log()
+    assert torch.allclose(parts.logsumexp(1), UNEVEN.log_prob(x, 0.5))
+    assert torch.allclose(parts.softmax(1), UNEVEN.class_probabilities(x, 0.5))
+
+
+def test_points_and_labels_are_drawn_together():
+    x, label = UNEVEN.sample_labelled(20_000, generator=generator())
+    assert label.float().mean().item() == pytest.approx(0.5, abs=0.015)
+    for c in (0, 1):
+        world = UNEVEN.of_class(c)
+        assert stats.kstest(x[label == c, 0].numpy(), cdf_of(world)).pvalue > 0.005
+
+
+def test_a_class_has_the_noise_levels_of_the_whole():
+    world = RINGS.of_class(1)
+    assert (world.sigma_data, world.sigma_min, world.sigma_max) == (RINGS.sigma_data, RINGS.sigma_min, RINGS.sigma_max)
+
+
+def test_strength_0_is_the_whole_1_the_class_and_none_the_whole():
+    x = noised(RINGS, 0.7)
+    for label, w, world in ((1, 1.0, RINGS.of_class(1)), (1, 0.0, RINGS), (None, 3.0, RINGS)):
+        guided = RINGS.given(label, w)
+        assert torch.allclose(guided.denoiser(x, 0.7), world.denoiser(x, 0.7), atol=1e-12)
+        assert torch.allclose(guided.G(x, 0.7, 0.01), world.G(x, 0.7, 0.01), atol=1e-7)
+
+
+def test_the_guided_denoiser_is_the_formula():
+    x, label, w = noised(RINGS, 0.7), torch.arange(64) % 3 - 1, torch.linspace(0, 5, 64)
+    exact = RINGS.given(label, w).denoiser(x, 0.7)
+    assert torch.allclose(exact, Guided(RINGS).given(label, w).denoiser(x, 0.7), atol=1e-6)
+    whole, first, second = RINGS.denoiser(x, 0.7), *(RINGS.of_class(c).denoiser(x, 0.7) for c in (0, 1))
+    for i, own in ((0, whole), (1, first), (2, second)):
+        by_hand = whole[i::3] + w[i::3, None] * (own[i::3] - whole[i::3])
+        assert torch.allclose(exact[i::3], by_hand, atol=1e-6)
+
+
+def test_the_guided_score_is_the_gradient_of_the_tilted_noised_density():
+    x = noised(UNEVEN, 0.6).requires_grad_()
+    own = UNEVEN.of_class(0)
+
+    def log_p(world):
+        scaled = (x - world.means[:, 0]) / (world.stds**2 + 0.36).sqrt()
+        return (world.weights.log() - (world.stds**2 + 0.36).sqrt().log() - scaled**2 / 2).logsumexp(1)
+
+    tilted = log_p(UNEVEN) + 2.5 * (log_p(own) - log_p(UNEVEN))
+    gradient = torch.autograd.grad(tilted.sum(), x)[0]
+    assert torch.allclose(UNEVEN.given(0, 2.5).score(x.detach(), 0.6), gradient, atol=1e-9)
+
+
+def test_the_guided_flow_map_solves_its_ode_for_every_sample():
+    x = noised(RINGS, 3.0, n=6)
+    label, w = torch.tensor([0, 1, -1, 0, 1, 1]), torch.tensor([1.0, 2.0, 3.0, 4.0, 0.5, 2.5])
+    guided = RINGS.given(label, w)
+    end = guided.G(x, 3.0, 0.05)
+    for i in range(6):  # alone, and by many small Heun steps
+        alone = RINGS.given(int(label[i]), float(w[i]))
+        assert torch.allclose(alone.G(x[i : i + 1], 3.0, 0.05), end[i : i + 1], atol=1e-7)
+    times = ctm.schedules.karras_times(2000, 0.05, 3.0)
+    assert torch.allclose(ctm.samplers.heun(guided, x, times), end, atol=1e-4)
+
+
+# --- conditional models
+
+
+def test_a_model_given_a_condition_is_a_flow_map_over_the_same_weights():
+    model, x = conditional(), torch.randn(5, 2)
+    label, w = torch.tensor([0, 1, -1, 1, 0]), torch.tensor([1.0, 2.0, 3.0, 4.0, 1.0])
+    bound = model.given(label, w)
+    assert {p.data_ptr() for p in bound.parameters()} == {p.data_ptr() for p in model.parameters()}
+    assert torch.equal(bound.G(x, 2.0, 2.0), x)
+    for i in range(5):
+        one = model.given(int(label[i]), float(w[i])).G(x[i : i + 1], 3.0, 0.1)
+        assert torch.allclose(bound.G(x, 3.0, 0.1)[i : i + 1], one, atol=1e-6)
+    assert torch.equal(model.given(None, 3.0).G(x, 3.0, 0.1), model.G(x, 3.0, 0.1))
+    assert not torch.allclose(model.given(0, 1.0).G(x, 3.0, 0.1), model.given(0, 2.0).G(x, 3.0, 0.1))
+
+
+def test_the_condition_enters_the_first_layer_as_said():
+    network = ctm.networks.MLP(2, width=8, layers=1, conditions=3)
+    x, tau = torch.randn(4, 2), torch.zeros(4)
+    condition = torch.tensor([[1.0, 0.0, 0.5]])
+    first = network.body[0]
+    plain = ctm.networks.MLP(2, width=8, layers=1)
+    plain.body[0].weight.data = first.weight[:, :-3].detach()
+    plain.body[0].bias.data = (first.bias + first.weight[:, -3:] @ condition[0]).detach()
+    plain.body[2].load_state_dict(network.body[2].state_dict())
+    assert torch.allclose(network(x, tau, tau, condition), plain(x, tau, tau), atol=1e-6)
+
+
+def test_training_teaches_the_class_and_the_strength():
+    model = ConditionalCTM(ctm.networks.MLP(2, width=48, layers=3, conditions=3), RINGS.sigma_data)
+    recipe = ctm.Recipe(pool=1024, levels=24, batch=256)
+    history = train_conditional(model, RINGS, steps=500, recipe=recipe, strengths=(1.0, 4.0), drop=0.2)
+    assert history.loss[-1] < history.loss[0] / 5
+    x = 10.0 * torch.randn(200, 2, generator=generator())
+    for label, w in ((0, 1.0), (1, 4.0), (None, 1.0)):
+        exact = RINGS.given(label, w).G(x, 10.0, 0.002)
+        right = (model.given(label, w).G(x, 10.0, 0.002) - exact).square().mean()
+        for other in ((1, 1.0), (0, 1.0), (0, 4.0)):
+            wrong = (model.given(*other).G(x, 10.0, 0.002) - exact).square().mean()
+            assert other == (label, w) or right < wrong / 2
+
+
+def test_training_is_the_same_for_the_same_seed_and_hides_labels():
+    runs = []
+    for seed in (0, 0, 1):
+        model = conditional()
+        train_conditional(model, RINGS, steps=5, seed=seed, recipe=ctm.Recipe(pool=64, levels=8, batch=32))
+        runs.append(model.last_layer.clone())
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    run = ConditionalRun(conditional(), RINGS, RINGS, 1, 0, ctm.Recipe(), (1.0, 1.0), 0.3)
+    label = run._draw_labelled(10_000)[1]
+    assert (label < 0).float().mean().item() == pytest.approx(0.3, abs=0.015)
+
+
+def test_a_conditional_denoiser_is_learned_by_score_matching():
+    model = ConditionalCTM(ctm.networks.MLP(2, width=48, layers=3, conditions=3), RINGS.sigma_data)
+    train_conditional(model, RINGS, steps=600, recipe=ctm.Recipe(consistency=None, dsm=1.0, batch=512), drop=0.3)
+    x = noised(RINGS, 0.6, n=2000, dtype=torch.float32)
+    exact = {label: RINGS.given(label).denoiser(x, 0.6) for label in (0, 1, None)}
+    for label in exact:
+        learned = model.given(label).denoiser(x, 0.6)
+        far = {other: (learned - theirs).square().mean().sqrt().item() for other, theirs in exact.items()}
+        assert all(far[label] < far[other] / 2 for other in exact if other is not label), far
+
+
+# --- linear constraints
+
+
+def constraints():
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[:2] = True
+    return {
+        "inpainting": inpainting(mask),
+        "superresolution": superresolution(4, 2),
+        "colourisation": colourisation((4,), 3),
+    }
+
+
+@pytest.mark.parametrize("name", constraints())
+def test_projection_meets_the_constraint_is_idempotent_and_moves_least(name):
+    constraint = constraints()[name]
+    x = torch.randn(7, *constraint.shape, generator=generator(), dtype=torch.float64)
+    y = torch.randn(7, len(constraint.matrix), generator=generator(1), dtype=torch.float64)
+    near = constraint.project(x, y)
+    assert torch.allclose(constraint.measure(near), y, atol=1e-12)
+    assert torch.allclose(constraint.project(near, y), near, atol=1e-12)
+    moved = (near - x).reshape(7, -1)
+    assert torch.allclose(
+        moved @ constraint.plane.T, torch.zeros(1, dtype=torch.float64), atol=1e-12
+    )  # orthogonal to the plane
+    inverse = np.linalg.pinv(constraint.matrix.numpy())
+    assert np.allclose(inverse, constraint.matrix.T.numpy())
+
+
+def test_what_each_constraint_measures():
+    image = torch.arange(16.0).reshape(1, 4, 4)
+    assert torch.equal(constraints()["inpainting"].measure(image), torch.arange(8.0)[None])
+    means = torch.nn.functional.avg_pool2d(image, 2).flatten()
+    assert torch.allclose(constraints()["superresolution"].measure(image)[0], 2 * means)
+    colour = torch.arange(12.0).reshape(1, 3, 4)
+    assert torch.allclose(constraints()["colourisation"].measure(colour)[0], math.sqrt(3) * colour.mean(1)[0])
+
+
+def test_the_exact_conditional_agrees_with_a_strip_of_samples():
+    world = ctm.data.pinwheel()
+    constraint = LinearConstraint([[0.6, 0.8]])
+    y = torch.tensor([0.15])
+    x = world.sample(2_000_000, generator=generator(), dtype=torch.float64)
+    strip = x[(constraint.measure(x)[:, 0] - y).abs() < 0.004]
+    z = strip @ constraint.plane.T
+    exact = constraint.conditional(world, y)
+
+    assert len(z) > 3000
+    assert stats.kstest(z[:, 0].numpy(), cdf_of(exact)).pvalue > 0.005
+    lifted = constraint.lift(z, constraint.measure(strip))
+    assert torch.allclose(lifted, strip, atol=1e-12)
+
+
+def test_constrained_samples_meet_the_constraint_and_settle_on_the_conditional():
+    world = ctm.GaussianMixture([[0.0, 0.0], [0.6, 0.2]], [0.3, 0.3])  # one heap: nothing to cross
+    constraint = LinearConstraint([[0.6, 0.8]])
+    y = torch.full((1500, 1), 0.2)
+    times = [2.0, 0.6, 0.3, 0.2, 0.12]
+    x = constrained_sampling(world, constraint, y, times, 12, generator=generator())
+    assert torch.allclose(constraint.measure(x), y, atol=1e-6)
+    exact = constraint.conditional(world, y[0])
+    z = x.double() @ constraint.plane.T
+    truth = exact.sample(100_000, generator=generator(1))
+    assert z.mean().item() == pytest.approx(truth.mean().item(), abs=0.04)
+    assert z.std().item() == pytest.approx(truth.std().item(), rel=0.07)
+
+
+def test_a_small_round_is_a_langevin_step():
+    r"""G(x + t eps, t, 0) = x + t eps + t^2/2 * score + o(t^2): half a squared step along the score, and the noise."""
+    world = ctm.data.two_moons()
+    x = world.sample(200, generator=generator(), dtype=torch.float64)
+    ratios = []
+    for t in (0.008, 0.004, 0.002):
+        eps = torch.randn(x.shape, generator=generator(1), dtype=torch.float64)
+        step = x + t * eps + t**2 / 2 * world.score(x, 0.0)
+        ratios.append(((world.G(x + t * eps, t, 0.0) - step).square().mean().sqrt() / t**2).item())
+    assert ratios[0] > 1.8 * ratios[1] > 3.2 * ratios[2] > 0  # an error of third order
+
+
+# --- partial noise and rejection
+
+
+def test_partial_noise_starts_at_the_noised_guide_and_keeps_the_law_of_data():
+    world = ctm.data.two_gaussians()
+    data = world.sample(4000, generator=generator(), dtype=torch.float64)
+    edited = partial_noise(world, data, [1.0, world.sigma_min], generator=generator(1))
+    noise = torch.randn(data.shape, generator=generator(1), dtype=torch.float64)
+    assert torch.allclose(edited, world.G(data + noise, 1.0, world.sigma_min))
+    assert stats.ks_2samp(edited[:, 0].numpy(), data[:, 0].numpy()).pvalue > 0.005  # data stay data
+
+
+def test_rejection_turns_one_density_into_the_other():
+    x = torch.randn(100_000, generator=generator(), dtype=torch.float64) * 2
+    log_ratio = -((x - 1) ** 2) / 2 + x**2 / 8  # N(1, 1) over N(0, 4), up to a constant
+    bound = 1 / 6  # at x = 4/3
+    keep = accept(log_ratio, bound, generator=generator(1))
+    assert stats.kstest(x[keep].numpy(), stats.norm(1).cdf).pvalue > 0.005
+    share = math.exp(-bound) / 2  # the integral of q r / M
+    assert keep.double().mean().item() == pytest.approx(share, abs=0.006)
+    assert accept(log_ratio, generator=generator(1)).double().mean().item() == pytest.approx(share, abs=0.01)
+
+
+CALLS = {
+    "labels of another length": (ValueError, "labels must be 1", lambda: ctm.LabelledMixture([[0.0]], 1.0, [0, 1])),
+    "a class left out": (ValueError, "labels must use every class", lambda: ctm.LabelledMixture([[0.0]], 1.0, [1])),
+    "no such class": (ValueError, r"label must lie in \[0, 1\]", lambda: RINGS.given(2)),
+    "label is a float": (TypeError, "label must be a whole", lambda: RINGS.given(0.5)),
+    "w negative": (ValueError, "w must be finite and not negative", lambda: RINGS.given(0, -1.0)),
+    "w is NaN": (ValueError, "w must be finite", lambda: conditional().given(0, math.nan)),
+    "labels for other points": (
+        ValueError,
+        "label holds 3 values, x 4",
+        lambda: RINGS.given(torch.tensor([0, 1, 0])).denoiser(torch.zeros(4, 2), 1.0),
+    ),
+    "s above t": (ValueError, "s must not exceed t", lambda: RINGS.given(0).G(torch.zeros(4, 2), 1.0, 2.0)),
+    "no conditions": (ValueError, "network must have conditions", lambda: ConditionalCTM(ctm.networks.MLP(2), 0.5)),
+    "a plain student": (
+        TypeError,
+        "student must be a ConditionalCTM",
+        lambda: train_conditional(ctm.CTM(ctm.networks.MLP(2), 0.5), RINGS),
+    ),
+    "a plain world": (TypeError, "world must be a Labelled", lambda: train_conditional(conditional(), ctm.data.ring())),
+    "other classes": (
+        ValueError,
+        "student has 2 classes, world 10",
+        lambda: train_conditional(conditional(), ctm.data.digits()),
+    ),
+    "drop above 1": (ValueError, "drop must lie in", lambda: train_conditional(conditional(), RINGS, drop=2)),
+    "strengths reversed": (ValueError, "strengths", lambda: train_conditional(conditional(), RINGS, strengths=(2.0, 1.0))),
+    "two kinds of loss": (
+        ValueError,
+        "recipe must be",
+        lambda: train_conditional(conditional(), RINGS, recipe=ctm.Recipe(dsm=1.0)),
+    ),
+    "rows not orthonormal": (ValueError, "orthonormal", lambda: LinearConstraint([[1.0, 1.0]])),
+    "nothing left open": (ValueError, "0 < m < d", lambda: LinearConstraint([[1.0, 0.0], [0.0, 1.0]])),
+    "another shape": (ValueError, "shape must hold", lambda: LinearConstraint([[1.0, 0.0]], (3,))),
+    "block does not divide": (ValueError, "block must divide", lambda: superresolution(8, 3)),
+    "a bound that is none": (ValueError, "not exceed log_bound", lambda: accept(torch.ones(3), 0.0)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_bad_input_is_named(name):
+    error, message, call = CALLS[name]
+    with pytest.raises(error, match=message):
+        call()
