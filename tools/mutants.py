@@ -36,40 +36,10 @@ os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # quicker; the tests use non
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "tests/mutants.json"
-MODULES = [
-    "schedules",
-    "flow_map",
-    "solvers",
-    "parametrisations",
-    "mixture",
-    "oracle",
-    "labelled",
-    "samplers",
-    "pairs",
-    "losses",
-    "models",
-    "conditional",
-    "likelihood",
-    "adversarial",
-    "guidance",
-    "editing",
-    "metrics",
-    "run",
-]
-TESTS = [
-    "mixture",
-    "solvers",
-    "losses",
-    "parametrisations",
-    "models",
-    "metrics",
-    "properties",
-    "likelihood",
-    "training",
-    "adversarial",
-    "control",
-    "diagnosis",
-]
+MODULES = ["schedules", "flow_map", "solvers", "parametrisations", "mixture", "oracle", "labelled", "samplers", "pairs"]
+MODULES += ["losses", "models", "conditional", "likelihood", "adversarial", "guidance", "editing", "metrics", "run"]
+TESTS = ["mixture", "solvers", "losses", "parametrisations", "models", "metrics", "properties", "likelihood", "training"]
+TESTS += ["adversarial", "control", "diagnosis"]
 OWN = {"oracle": ["mixture"], "flow_map": ["mixture", "models"], "schedules": ["solvers"], "samplers": ["solvers"]}
 OWN |= {"pairs": ["losses"], "run": ["training"]}
 OWN |= {name: ["control"] for name in ("labelled", "conditional", "guidance", "editing")}
