@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import generator, noised
+from helpers import AffineMap, generator, noised
 from scipy import stats
 
 import ctm
@@ -345,3 +345,14 @@ def test_a_pool_of_guided_trajectories_is_that_of_its_classes_and_strengths(size
     assert 1.5 <= run.w.min() < 2 < 3.5 < run.w.max() <= 4
     walked = ctm.samplers.heun(RINGS.given(run.label, run.w), run.pool.points[:, 0], run.pool.times[0])
     assert torch.allclose(walked, run.pool.points[:, -1], atol=1e-4)
+
+
+def test_constrained_sampling_recomputed():
+    constraint, y = LinearConstraint([[0.6, 0.8]]), torch.full((5, 1), 0.2, dtype=torch.float64)
+    g, across = generator(3), torch.tensor([0.6, 0.8], dtype=torch.float64)
+    x = y * across
+    for t in (2.0, 2.0, 0.7, 0.7, 0.1, 0.1):
+        x = AffineMap().G(x + t * torch.randn(x.shape, generator=g, dtype=x.dtype), t, AffineMap.sigma_min)
+        x = x + (y - (x @ across)[:, None]) * across
+    found = constrained_sampling(AffineMap(), constraint, y, [2.0, 0.7, 0.1], 2, generator=generator(3))
+    assert torch.allclose(found, x, atol=1e-12)
