@@ -18,6 +18,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 .PHONY: help book serve test unit notebooks pages weigh screenshots execute lint checkpoints studies bench clean
 .PHONY: help book serve test unit notebooks pages browser weigh screenshots pdf lab execute lint checkpoints studies clean
 .PHONY: help book serve test unit notebooks pages weigh screenshots execute lint checkpoints studies licences lock audit agreement mutants bench clean
+.PHONY: help book serve test unit notebooks pages browser weigh screenshots execute lint checkpoints studies licences agreement mutants bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -177,3 +177,12 @@ def test_the_term_corrects_a_biased_teacher():
         means[name] = ctm.samplers.one_step(student, noise).mean().item()
     assert means["without"] == pytest.approx(0.8, abs=0.06)
     assert abs(means["with"] - 0.5) < 0.7 * abs(means["without"] - 0.5)
+
+
+def test_what_the_discriminator_sees():
+    net = Discriminator(2, 0.5, width=8).double()
+    x, tau = torch.randn(5, 2, generator=generator(), dtype=torch.float64), torch.full((5, 1), 0.3, dtype=torch.float64)
+    seen = torch.cat([4 * x / np.hypot(0.3, 0.5), tau.log() / 4], 1)
+    assert net(x, tau).shape == (5,)
+    assert torch.allclose(net(x, tau), net.body(seen)[:, 0], atol=1e-12)
+    assert net.body[-1].out_features == 1

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import generator, noised
+from helpers import AffineMap, generator, noised
 from scipy import stats
 
 import ctm
@@ -315,3 +315,44 @@ def test_bad_input_is_named(name):
     error, message, call = CALLS[name]
     with pytest.raises(error, match=message):
         call()
+
+
+def test_guided_worlds_in_chunks_and_with_as_many_components_as_numbers_in_a_point(monkeypatch):
+    world = ctm.LabelledMixture([[-1.0, 0.0], [1.0, 0.5]], 0.4, [0, 1])
+    x, guided = noised(world, 1.0, n=9), world.given(torch.arange(9) % 2, 2.0)
+    whole = guided.denoiser(x, 1.0), guided.G(x, 1.0, 0.5)
+    monkeypatch.setattr("ctm.labelled.CHUNK", 8)
+    for a, b in zip(whole, (guided.denoiser(x, 1.0), guided.G(x, 1.0, 0.5)), strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_the_network_is_told_the_class_and_the_strength_less_one():
+    told = conditional().given(torch.tensor([0, 1, -1]), torch.tensor([1.0, 2.5, 3.0])).network.condition
+    assert torch.equal(told, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.5], [0.0, 0.0, 0.0]]))
+    assert torch.equal(conditional().given(1, 3.0).network.condition, torch.tensor([[0.0, 1.0, 2.0]]))
+
+
+@pytest.mark.parametrize(("size", "reuse", "every"), [(64, 2, 4), (32, 1, 1), (16, 1, 1)])
+def test_a_pool_of_guided_trajectories_is_that_of_its_classes_and_strengths(size, reuse, every):
+    recipe = ctm.Recipe(pool=size, reuse=reuse, levels=4, batch=32, continuous=False)
+    run = ConditionalRun(conditional(), RINGS, RINGS, 20, 0, recipe, (1.5, 4.0), 0.3)
+    pools = []
+    for _ in range(9):
+        run.step()
+        pools.append(run.pool.points)
+    renewed = [not torch.equal(a, b) for a, b in zip(pools, pools[1:], strict=False)]
+    assert renewed == [step % every == 0 for step in range(1, 9)]
+    assert 1.5 <= run.w.min() < 2 < 3.5 < run.w.max() <= 4
+    walked = ctm.samplers.heun(RINGS.given(run.label, run.w), run.pool.points[:, 0], run.pool.times[0])
+    assert torch.allclose(walked, run.pool.points[:, -1], atol=1e-4)
+
+
+def test_constrained_sampling_recomputed():
+    constraint, y = LinearConstraint([[0.6, 0.8]]), torch.full((5, 1), 0.2, dtype=torch.float64)
+    g, across = generator(3), torch.tensor([0.6, 0.8], dtype=torch.float64)
+    x = y * across
+    for t in (2.0, 2.0, 0.7, 0.7, 0.1, 0.1):
+        x = AffineMap().G(x + t * torch.randn(x.shape, generator=g, dtype=x.dtype), t, AffineMap.sigma_min)
+        x = x + (y - (x @ across)[:, None]) * across
+    found = constrained_sampling(AffineMap(), constraint, y, [2.0, 0.7, 0.1], 2, generator=generator(3))
+    assert torch.allclose(found, x, atol=1e-12)

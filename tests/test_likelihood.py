@@ -208,3 +208,17 @@ def test_single_precision_is_enough():
     single = log_likelihood(model, x)
     assert single.dtype == torch.float32
     assert torch.allclose(single.double(), log_likelihood(model.double(), x.double()), atol=1e-4)
+
+
+def test_a_linear_ode_in_closed_form_and_every_probe_is_a_row_of_signs():
+    model, x = Rotation(), torch.randn(4, 3, generator=generator(), dtype=torch.float64)
+    whole = math.log(8) * model.B  # the integral of B dt / t from 0.5 to 4
+    end = x @ torch.matrix_exp(whole).T
+    prior = -0.5 * (end / 4).square().sum(1) - 1.5 * math.log(2 * math.pi * 16)
+    assert torch.allclose(log_likelihood(model, x, steps=32), prior + whole.trace(), atol=1e-4)
+    drawn = hutchinson_log_likelihood(model, x, 40, generator=generator(1), steps=32)
+    every = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
+    gaps = (drawn - prior)[..., None] - ((every @ whole) * every).sum(1)
+    nearest = gaps.abs().min(2)
+    assert nearest.values.max() < 1e-4
+    assert len(set(nearest.indices.flatten().tolist())) == 4  # e and -e give the same

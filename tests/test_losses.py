@@ -8,7 +8,7 @@ from helpers import exact_ctm, generator, noised, rho_fraction
 
 import ctm
 from ctm.losses import adaptive_weight, consistency_loss, dsm_loss, stable_target
-from ctm.pairs import Pairs, Route, Trajectories, draw_levels, fresh_pairs, grid_times
+from ctm.pairs import Levels, Pairs, Route, Trajectories, draw_levels, fresh_pairs, grid_times, noised_points
 from ctm.solvers import euler_step, heun_step
 
 LIMITS = (0.002, 10.0)
@@ -177,3 +177,22 @@ def test_pooled_trajectories_are_the_teachers_and_have_the_right_marginals():
         spread = (pool.points[:, k].square().mean(1) - pool.times[:, k] ** 2).mean().item()
         tolerance = 5 * (2 / 8000) ** 0.5 * (0.25 + pool.times[:, k].square().mean().item())
         assert spread == pytest.approx(0.25, abs=tolerance)
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_a_grid_is_moved_for_each_sample_where_asked_and_only_there(continuous):
+    world, pool = ctm.data.one_gaussian(), Trajectories()
+    x0 = world.sample(5, generator=generator())
+    route = Route(6, continuous, world, euler_step, 1, LIMITS)
+    pool.refill(x0, route, generator(1))
+    fixed = grid_times(torch.arange(7), 6, None, *LIMITS)
+    assert torch.equal(pool.times[:, [0, 6]], fixed[[0, 6]].expand(5, 2))
+    t = noised_points(x0, Levels(*(torch.full((5,), k) for k in (2, 3, 4))), route, generator(2))[1]
+    for moved in (pool.times[:, 2], t.flatten()):
+        assert len(set(moved.tolist())) == (5 if continuous else 1)
+        assert torch.equal(moved, fixed[2].expand(5)) != continuous
+
+
+def test_adaptive_weight_is_finite_where_the_other_loss_has_no_gradient():
+    weights = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    assert adaptive_weight((weights**2).sum(), 0 * weights.sum(), weights).item() == pytest.approx(10.0 / 1e-12)

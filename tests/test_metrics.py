@@ -1,6 +1,7 @@
 """Distances with known answers."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -74,3 +75,16 @@ def test_noise_floor_falls_with_the_number_of_points():
     few, many = (sum(noise_floor(world, "W1", n=n, draws=16)) for n in (100, 6400))
     assert few / many == pytest.approx(8.0, rel=0.5)
     assert noise_floor(world, n=50, draws=3, seed=1) == noise_floor(world, n=50, draws=3, seed=1)
+
+
+def test_the_interval_of_a_ratio_recomputed(monkeypatch):
+    model, floor = [2.0, 3.0, 2.5], [1.0, 1.5, 0.8]
+    values = iter([value for pair in zip(model, floor, strict=True) for value in pair])
+    monkeypatch.setitem(ctm.metrics.METRICS, "W1", lambda x, y: next(values))
+    ratio = ratio_to_floor(lambda n, g: None, ctm.data.one_gaussian(), "W1", n=2, draws=3)
+    mean, errors = statistics.mean(model) / statistics.mean(floor), []
+    for part in (model, floor):
+        errors.append(statistics.stdev(part) / math.sqrt(3) / statistics.mean(part))
+    assert ratio.mean == pytest.approx(mean)
+    assert ratio.high - ratio.mean == pytest.approx(1.96 * mean * math.hypot(*errors))
+    assert ratio.mean - ratio.low == pytest.approx(1.96 * mean * math.hypot(*errors))

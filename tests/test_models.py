@@ -94,3 +94,8 @@ def test_mlp_takes_any_shape_and_its_seed_fixes_it():
     assert first(x, tau, tau).shape == x.shape
     assert not torch.equal(first(x, tau, tau), first(x, tau, tau - 0.2))  # it sees both times
     assert not torch.equal(first(x, tau, tau), first(x, tau - 0.2, tau))
+
+
+def test_the_last_layer_is_the_last():
+    network = ctm.networks.MLP(2, width=8, layers=4)
+    assert ctm.CTM(network, 0.5).last_layer is network.body[-1].weight

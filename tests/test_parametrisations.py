@@ -103,3 +103,11 @@ def test_a_run_of_another_structure_is_not_resumed(tmp_path):
         else:
             with pytest.raises(ValueError, match="student"):
                 ctm.train(student, world, world, steps=2, recipe=recipe, checkpoint=path)
+
+
+def test_without_an_inner_structure_g_is_the_network_and_without_an_outer_one_the_jump_is_g():
+    t, s = 1.3, 0.4
+    student = model(no_outer, no_inner)
+    taus = (torch.full((len(POINTS),), math.log(time) / 4, dtype=torch.float64) for time in (t, s))
+    assert torch.allclose(student.g(POINTS, t, s), student.network(POINTS / math.hypot(t, 0.5), *taus), atol=1e-12)
+    assert torch.equal(student.G(POINTS, t, s), student.g(POINTS, t, s))

@@ -9,6 +9,7 @@ from helpers import AffineMap, generator, noised, rho_fraction
 import ctm
 from ctm.samplers import euler, gamma_sampling, heun, multistep, noise, one_step
 from ctm.schedules import karras_times, rho_time
+from ctm.solvers import euler_step, solve
 
 
 def test_karras_times():
@@ -148,3 +149,16 @@ def test_noise_has_the_right_scale():
     x = noise(ctm.data.ring(), 100_000, (2,), generator=generator())
     assert math.isclose(x.std().item(), 10.0, rel_tol=0.01)
     assert torch.equal(x, noise(ctm.data.ring(), 100_000, (2,), generator=generator()))
+
+
+def test_a_solver_calls_the_teacher_once_a_substep_at_edms_spacing():
+    seen = []
+
+    class Still:
+        def denoiser(self, x, t):
+            seen.append(t.item())
+            return x
+
+    x, t, u = (torch.full((1, 1), value, dtype=torch.float64) for value in (3.0, 8.0, 0.5))
+    assert torch.allclose(solve(euler_step, Still(), x, t, u, 4), x)
+    assert seen == pytest.approx(karras_times(4, 0.5, 8.0)[:-1].tolist(), rel=1e-6)

@@ -223,3 +223,41 @@ def test_nothing_is_printed_where_there_is_no_terminal(capfd):
         warnings.simplefilter("error")
         ctm.train(small_model(world), world, teacher=world, steps=3, recipe=SMALL)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_the_loss_of_a_step_recomputed(adaptive):
+    world, recipe = ctm.data.one_gaussian(), dataclasses.replace(SMALL, dsm=0.7, adaptive_dsm=adaptive)
+    run = Run(small_model(world), world, world, steps=10, seed=0, recipe=recipe)
+    pairs, dsm = run._pairs("global"), run._dsm()
+    run._pairs, run._dsm = (lambda kind: pairs), (lambda: dsm)
+    consistency = ctm.losses.consistency_loss(run.student, run.target, pairs, recipe.compare)
+    weight = ctm.losses.adaptive_weight(consistency, dsm, run.student.last_layer) if adaptive else 1.0
+    assert run._loss().item() == pytest.approx((consistency + 0.7 * weight * dsm).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("size", "reuse", "every"), [(64, 2, 4), (32, 1, 1), (16, 1, 1)])
+def test_a_pool_is_solved_again_when_it_has_been_used_as_often_as_said(size, reuse, every):
+    world, recipe = ctm.data.one_gaussian(), ctm.Recipe(pool=size, reuse=reuse, levels=4, batch=32)
+    run, pools = Run(small_model(world), world, world, steps=20, seed=0, recipe=recipe), []
+    for _ in range(9):
+        run.step()
+        pools.append(run.pool.points)
+    renewed = [not torch.equal(a, b) for a, b in zip(pools, pools[1:], strict=False)]
+    assert renewed == [step % every == 0 for step in range(1, 9)]
+
+
+def test_a_run_of_two_parts_has_two_rates_and_its_guide_is_set_between_them():
+    world, recipe = (
+        ctm.data.one_gaussian(),
+        dataclasses.replace(ctm.SCRATCH, dsm_first=0.4, batch=32, pool=64, levels=8, references=16, reuse=2),
+    )
+    run = Run(small_model(world), world, None, steps=10, seed=0, recipe=recipe)
+    rates, guides = [], [weights_of(run.guide)]
+    for _ in range(10):
+        rates.append(run._rate())
+        run.step()
+        guides.append(weights_of(run.guide))
+    assert rates == pytest.approx([rate(k, 4) for k in range(4)] + [rate(k, 6) for k in range(6)])
+    moved = [not torch.equal(a, b) for a, b in zip(guides, guides[1:], strict=False)]
+    assert moved == [step == 4 for step in range(1, 11)]

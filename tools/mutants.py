@@ -4,71 +4,53 @@ The changes are Cosmic Ray's. Each is tried in a fork of this process, which has
 line, the quick ones first. `tests/mutants.json` keeps the score of each module and every change that no test noticed, with
 the reason why (written there by hand; a later run keeps it).
 
-    python -m tools.mutants            all modules
-    python -m tools.mutants losses     some of them
+    python -m tools.mutants                       a sample of each module
+    python -m tools.mutants losses pairs          of some of them
+    python -m tools.mutants --sample 1000         more of each: all there are
+    python -m tools.mutants --again               only those that no test noticed the last time
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
+import gc
 import hashlib
 import importlib.abc
 import importlib.util
 import json
 import os
+import random
 import resource
+import signal
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, SourceFileLoader
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # quicker; the tests use none
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "tests/mutants.json"
-MODULES = [
-    "flow_map",
-    "oracle",
-    "mixture",
-    "data",
-    "schedules",
-    "networks",
-    "models",
-    "parametrisations",
-    "solvers",
-    "pairs",
-    "losses",
-    "run",
-    "samplers",
-    "likelihood",
-    "metrics",
-    "diagnosis",
-]
-TESTS = [
-    "mixture",
-    "solvers",
-    "losses",
-    "parametrisations",
-    "models",
-    "metrics",
-    "properties",
-    "likelihood",
-    "training",
-    "diagnosis",
-    "checkpoints",
-    "worlds",
-]
+MODULES = ["schedules", "flow_map", "solvers", "parametrisations", "mixture", "oracle", "labelled", "samplers", "pairs"]
+MODULES += ["losses", "models", "conditional", "likelihood", "adversarial", "guidance", "editing", "metrics", "run"]
+TESTS = ["mixture", "solvers", "losses", "parametrisations", "models", "metrics", "properties", "likelihood", "training"]
+TESTS += ["adversarial", "control", "diagnosis"]
 OWN = {"oracle": ["mixture"], "flow_map": ["mixture", "models"], "schedules": ["solvers"], "samplers": ["solvers"]}
-OWN |= {"networks": ["models"], "pairs": ["losses"], "run": ["training"], "data": ["worlds", "mixture"]}
+OWN |= {"pairs": ["losses"], "run": ["training"]}
+OWN |= {name: ["control"] for name in ("labelled", "conditional", "guidance", "editing")}
 QUICK = 0.3
 SLOW = [
     "tests/test_training.py::test_every_kind_of_training_learns_the_map",
     "tests/test_training.py::test_training_from_scratch_and_from_a_learned_teacher",
 ]  # too slow to be run for every change
-SECONDS = 15.0  # of tests for one change, as the tests take unbroken
+SECONDS = 4.0  # of tests for one change, as the tests take unbroken
+SAMPLE = 24  # changes tried of each module
 GOAL = 0.9
 
 PAIRS = {
@@ -111,7 +93,7 @@ def left_out(tree: ast.AST) -> list[tuple[int, int, int, int]]:
             parts = [*node.decorator_list, node.returns, *arguments.defaults, *arguments.kw_defaults]
             parts += [a.annotation for a in [*arguments.args, *arguments.kwonlyargs]]
             spans.append((node.lineno, 0, node.body[0].lineno, 0))  # the stars and commas between them
-            if node.name in ("__str__", "extra_repr"):
+            if node.name in ("__str__", "extra_repr", "__post_init__") or node.name.startswith("check_"):
                 parts.append(node)
         elif isinstance(node, ast.ClassDef):
             parts = list(node.decorator_list)
@@ -135,32 +117,40 @@ def left_out(tree: ast.AST) -> list[tuple[int, int, int, int]]:
     return spans
 
 
-def mutants(module: str) -> Iterator[Mutant]:
-    """Every change of one module, but those whose text is the same."""
+def places(module: str) -> list[tuple[str, int]]:
+    """Every place in one module that can be changed, as an operator and its occurrence, shuffled by a fixed seed."""
     from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.plugins import get_operator
+
+    source = (ROOT / f"ctm/{module}.py").read_text()
+    spans, nodes, found = left_out(ast.parse(source)), list(ast_nodes(get_ast(source))), []
+    for name in OPERATORS:
+        operator = get_operator(name)()
+        starts = [start for node in nodes for start, _ in operator.mutation_positions(node)]
+        found += [(name, i) for i, at in enumerate(starts) if not any((a, b) <= at < (c, d) for a, b, c, d in spans)]
+    random.Random(f"{module} 0").shuffle(found)
+    return found
+
+
+def mutants(module: str) -> Iterator[Mutant]:
+    """The changes of one module in the order of :func:`places`, but those whose text is the same or does not compile."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
     source = (ROOT / f"ctm/{module}.py").read_text()
-    spans, lines, seen = left_out(ast.parse(source)), source.splitlines(), {source}
-    nodes = list(ast_nodes(get_ast(source)))
-    for name in OPERATORS:
-        operator = get_operator(name)()
-        places = [place for node in nodes for place in operator.mutation_positions(node)]
-        for occurrence, (start, _) in enumerate(places):
-            if any((a, b) <= start < (c, d) for a, b, c, d in spans):
-                continue
-            changed = mutate_code(source, operator, occurrence)
-            if changed is None or changed in seen:
-                continue
-            seen.add(changed)
-            try:
-                compile(changed, module, "exec")
-            except SyntaxError:  # a star that is no product
-                continue
-            pairs = zip(lines, changed.splitlines(), strict=True)
-            line, before, after = next((i, a, b) for i, (a, b) in enumerate(pairs, 1) if a != b)
-            yield Mutant(module, line, before.strip(), after.strip(), changed)
+    lines, seen = source.splitlines(), {source}
+    for name, occurrence in places(module):
+        changed = mutate_code(source, get_operator(name)(), occurrence)
+        if changed is None or changed in seen:
+            continue
+        seen.add(changed)
+        try:
+            compile(changed, module, "exec")
+        except SyntaxError:  # a star that is no product
+            continue
+        pairs = zip(lines, changed.splitlines(), strict=True)
+        line, before, after = next((i, a, b) for i, (a, b) in enumerate(pairs, 1) if a != b)
+        yield Mutant(module, line, before.strip(), after.strip(), changed)
 
 
 class Changed(importlib.abc.MetaPathFinder):
@@ -182,13 +172,17 @@ class Changed(importlib.abc.MetaPathFinder):
 
 
 def in_fork(work, seconds: float) -> int:
-    """Run ``work`` in a child with this much processor time; its exit code, or minus the signal that ended it."""
+    """Run ``work`` in a child with this much processor time, and ten times as much by the clock on the wall; its exit
+    code, or minus the signal that ended it."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
             resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 2))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_DATA, (8 * 2**30, 8 * 2**30))
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10 * int(seconds) + 10)
             silent = os.open(os.devnull, os.O_WRONLY)
             if not os.environ.get("LOUD"):
                 os.dup2(silent, 1)
@@ -202,7 +196,8 @@ def in_fork(work, seconds: float) -> int:
 def run_tests(*arguments: str, plugins: tuple[object, ...] = ()) -> int:
     import pytest
 
-    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", *arguments], plugins=list(plugins))
+    lean = ["--assert=plain", *(f"-pno:{name}" for name in ("cacheprovider", "unraisableexception", "threadexception"))]
+    return pytest.main(["-x", "-q", "-W", "ignore", *lean, *arguments], plugins=list(plugins))
 
 
 def reach() -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
@@ -253,73 +248,124 @@ def statement(tree: ast.AST, line: int) -> range:
     return range(first, last + 1)
 
 
-def main(modules: list[str]) -> None:
-    import hypothesis
+def preload() -> None:
+    """Load for the forks what they would load each: all that tests import but the package itself."""
+    import _pytest.assertion
+    import hypothesis.strategies
     import matplotlib
     import numpy
     import ot
+    import pytest
     import safetensors.torch
     import scipy.integrate
     import scipy.stats
     import sklearn
-    import torch as torch_
+    import torch
     import torch.func
     import tqdm
 
-    del hypothesis, matplotlib, numpy, ot, safetensors, scipy, sklearn, torch, tqdm  # loaded, for the forks
-    weight = torch_.nn.Parameter(torch_.zeros(1))  # what an optimiser loads at its first step
-    weight.grad = torch_.zeros(1)
-    torch_.optim.Adam([weight], fused=True).step()
+    del _pytest, hypothesis, matplotlib, numpy, ot, pytest, safetensors, scipy, sklearn, tqdm
+    weight = torch.nn.Parameter(torch.zeros(1))  # what an optimiser loads at its first step; a backward pass would
+    weight.grad = torch.zeros(1)  # start threads, and autograd does not run in a fork made after that
+    torch.optim.Adam([weight], fused=True).step()
+    gc.freeze()  # or each collection in a fork copies all of this
+
+
+class Judge:
+    """Which tests a change is tried on, and what they say."""
+
+    def __init__(self) -> None:
+        self.reached, self.seconds = reach()
+        print(f"{len(self.seconds)} tests, {sum(self.seconds.values()):.0f} s", flush=True)
+        self.by_module: dict[str, set[str]] = defaultdict(set)
+        for (module, _), tests in self.reached.items():
+            self.by_module[module] |= tests
+
+    def tests(self, mutant: Mutant) -> tuple[list[str], float]:
+        """The tests that reach the change, the module's own quick ones first, and their seconds in all."""
+        own = {f"tests/test_{name}.py" for name in OWN.get(mutant.module, [mutant.module])}
+
+        def order(test: str) -> tuple[bool, bool, float]:
+            return self.seconds[test] > QUICK, test.partition("::")[0] not in own, self.seconds[test]
+
+        tree = ast.parse((ROOT / f"ctm/{mutant.module}.py").read_text())
+        reaching = (self.reached.get((mutant.module, n), set()) for n in statement(tree, mutant.line))
+        chosen, total = [], 0.0
+        for test in sorted(set().union(*reaching) or self.by_module[mutant.module], key=order):
+            if chosen and total + self.seconds[test] > SECONDS:
+                break
+            total += self.seconds[test]
+            chosen.append(test)
+        return chosen, total
+
+    def __call__(self, mutant: Mutant) -> str:
+        """``"noticed"`` (a test fails, or its file cannot be loaded), ``"hung"`` (ended by a signal) or ``"survived"``."""
+        chosen, total = self.tests(mutant)
+        own = chosen[0].partition("::")[0]
+        first = [test for test in chosen if test.startswith(f"{own}::") and self.seconds[test] <= QUICK][:20]
+        for tests in (first, [test for test in chosen if test not in first]):  # most changes need but one file of tests
+
+            def work(tests=tests) -> int:
+                sys.meta_path.insert(0, Changed(mutant.module, mutant.source))
+                return run_tests(*tests)
+
+            code = in_fork(work, 10 + 3 * total) if tests else 0
+            if code:
+                return "noticed" if code > 0 else "hung"
+        return "survived"
+
+
+def main(arguments: argparse.Namespace) -> None:
+    preload()
     os.chdir(ROOT)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    stored = json.loads(STORED.read_text()) if STORED.exists() else {"score": {}, "survivors": []}
+    stored = json.loads(STORED.read_text()) if STORED.exists() else {"modules": {}, "survivors": []}
     reasons = {(s["module"], s["before"], s["after"]): s["reason"] for s in stored["survivors"]}
-    reached, seconds = reach()
-    print(f"{len(seconds)} tests, {sum(seconds.values()):.0f} s", flush=True)
-    by_module: dict[str, set[str]] = defaultdict(set)
-    for (module, _), tests in reached.items():
-        by_module[module] |= tests
-    for module in modules:
-        started, killed, survivors = time.time(), 0, []
-        own = {f"tests/test_{name}.py" for name in OWN.get(module, [module])}
-
-        def order(test: str, own=own) -> tuple[bool, bool, float]:
-            return seconds[test] > QUICK, test.partition("::")[0] not in own, seconds[test]
-
-        tree = ast.parse((ROOT / f"ctm/{module}.py").read_text())
-        for mutant in mutants(module):
-            tests = set().union(*(reached.get((module, n), set()) for n in statement(tree, mutant.line)))
-            chosen, total = [], 0.0
-            for test in sorted(tests or by_module[module], key=order):
-                total += seconds[test]
-                if chosen and total > SECONDS:
-                    break
-                chosen.append(test)
-
-            def work(mutant=mutant, chosen=chosen) -> int:
-                sys.meta_path.insert(0, Changed(mutant.module, mutant.source))
-                return run_tests(*chosen)
-
-            code = in_fork(work, 10 + 3 * min(total, SECONDS))
-            if code == 0:
+    judge = Judge()
+    for module in arguments.modules:
+        started, counts, survivors = time.time(), {"noticed": 0, "hung": 0, "survived": 0}, []
+        changes = islice(mutants(module), arguments.sample)
+        if arguments.again:
+            counts = stored["modules"][module] | {"survived": 0}
+            changes = (m for m in changes if m.key in reasons)
+        else:
+            source = (ROOT / f"ctm/{module}.py").read_text()
+            if judge(Mutant(module, 1, "", "", source)) != "survived":
+                sys.exit(f"the tests of {module} fail without any change")
+        for mutant in changes:
+            verdict = judge(mutant)
+            counts[verdict] += 1
+            if verdict == "survived":
                 survivors.append(mutant)
                 print(f"  {module}:{mutant.line}  {mutant.before}  ->  {mutant.after}", flush=True)
-            else:
-                killed += 1
-        stored["score"][module] = {"changes": killed + len(survivors), "noticed": killed}
+        stored["modules"][module] = {"places": len(places(module))} | counts
         stored["survivors"] = [s for s in stored["survivors"] if s["module"] != module]
         stored["survivors"] += [
             {"module": m.module, "line": m.line, "before": m.before, "after": m.after, "reason": reasons.get(m.key, "")}
             for m in survivors
         ]
-        STORED.write_text(json.dumps(stored, indent=1) + "\n")
-        print(f"{module}: {killed} of {killed + len(survivors)} noticed, {time.time() - started:.0f} s", flush=True)
-    noticed, changes = (sum(score[key] for score in stored["score"].values()) for key in ("noticed", "changes"))
+        text = " ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        print(f"{module}: {text}; {time.time() - started:.0f} s", flush=True)
+        report(stored)
     unexplained = sum(not s["reason"] for s in stored["survivors"])
-    print(f"{noticed} of {changes} changes noticed ({noticed / changes:.1%}); {unexplained} of the others lack a reason")
-    if noticed < GOAL * changes or unexplained:
+    print(f"{stored['score']}; {unexplained} of the survivors lack a reason")
+    if stored["score"]["of all"] < GOAL or unexplained:
         sys.exit(1)
 
 
+def report(stored: dict) -> None:
+    """Add the sums and store all of it; the second score leaves out the changes whose reason says ``equivalent``."""
+    sums = {key: sum(counts[key] for counts in stored["modules"].values()) for key in ("noticed", "hung", "survived")}
+    tried, equivalent = sum(sums.values()), sum(s["reason"].startswith("equivalent") for s in stored["survivors"])
+    found = sums["noticed"] + sums["hung"]
+    stored["all"] = {"tried": tried} | sums | {"equivalent": equivalent}
+    stored["score"] = {"of all": round(found / tried, 3), "of those not equivalent": round(found / (tried - equivalent), 3)}
+    STORED.write_text(json.dumps(stored, indent=1) + "\n")
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:] or MODULES)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("modules", nargs="*", default=MODULES)
+    parser.add_argument("--sample", type=int, default=SAMPLE)
+    parser.add_argument("--again", action="store_true")
+    main(parser.parse_args())
