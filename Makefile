@@ -83,15 +83,19 @@ audit: ## ask PyPI's advisories about every package in the lock (needs its JSON 
 	$(SUPPLY)/bin/python -m pip install --quiet --requirement requirements-supply.txt
 	$(SUPPLY)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
-agreement: $(READY) ## our samplers against k-diffusion's and diffusers', installed beside the environment
+# an environment beside the book's, which sees all that is in it
+define BESIDE
 	test -x $(EXTRA)/bin/python || $(BIN)/python -m venv $(EXTRA)
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > "$$(echo $(EXTRA)/lib/python3*/site-packages)/book.pth"
+endef
+
+agreement: $(READY) ## our samplers against k-diffusion's and diffusers', installed beside the environment
+	$(BESIDE)
 	$(EXTRA)/bin/python -m pip install --quiet --no-deps --requirement requirements-agreement.txt
 	$(EXTRA)/bin/python -m pytest tests/test_agreement.py -rs
 
 mutants: $(READY) ## break the mathematics in every small way and see whether a test notices (long; see tools/mutants.py)
-	test -x $(EXTRA)/bin/python || $(BIN)/python -m venv $(EXTRA)
-	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > "$$(echo $(EXTRA)/lib/python3*/site-packages)/book.pth"
+	$(BESIDE)
 	$(EXTRA)/bin/python -m pip install --quiet cosmic-ray==8.7.0
 	$(EXTRA)/bin/python -m tools.mutants
 
