@@ -15,10 +15,7 @@ STUDIES ?= first_light parametrisations loss training samplers factors teachers 
 export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help book serve test unit notebooks pages weigh screenshots execute lint checkpoints studies bench clean
-.PHONY: help book serve test unit notebooks pages browser weigh screenshots pdf lab execute lint checkpoints studies clean
-.PHONY: help book serve test unit notebooks pages weigh screenshots execute lint checkpoints studies licences lock audit agreement mutants bench clean
-.PHONY: help book serve test unit notebooks pages browser weigh screenshots execute lint checkpoints studies licences agreement mutants bench clean
+.PHONY: help book serve test unit notebooks steady pages weigh screenshots lab pdf execute lint checkpoints studies licences lock audit agreement mutants bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +35,11 @@ unit: $(READY) ## the tests of the package
 notebooks: $(READY) ## run every notebook and compare each output with the stored one
 	$(BIN)/pytest $(NB) --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg \
 		--nbval-cell-timeout 600 -n $(WORKERS) --dist loadscope -p no:cacheprovider
+
+steady: $(READY) ## the notebooks ten times over, in both orders, with one worker and with two (an hour)
+	for workers in 2 2 2 2 1; do for order in -u -r; do \
+		$(MAKE) --no-print-directory notebooks WORKERS=$$workers PYTEST_ADDOPTS=--no-loadscope-reorder \
+			NB="$$(printf '%s\n' $(NB) | sort $$order | tr '\n' ' ')" || exit 1; done; done
 
 pages: book ## the tests of the built pages; those in Chromium are skipped, and said to be, where there is none
 	$(BIN)/pytest tests/built -rs -n $(WORKERS) --dist loadgroup

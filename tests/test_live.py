@@ -1,6 +1,7 @@
 """The mathematics of the live figures, run by node, against the package."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,11 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("live")
-    live_figures.write(path)
+    for name, make in ctm.data.WORLDS.items():
+        if make().means[0].numel() <= 2:
+            (path / f"{name}.js").write_text(live_figures.world_script(name))
+    for stored in STORED:
+        (path / f"{stored.stem}.js").write_text(live_figures.model_script(stored))
     return path
 
 
@@ -65,6 +70,14 @@ def js(folder):
 
 def cloud(numbers, dim):
     return torch.tensor(numbers, dtype=torch.float64).reshape(-1, dim)
+
+
+def test_the_pages_get_what_their_figures_offer_and_no_more(tmp_path):
+    live_figures.write(tmp_path)
+    drawing = (ROOT / "book/_static/live-draw.js").read_text()
+    offered = {"pair_small", "two_gaussians", *re.findall(r'\["(\w+)", "', drawing)}
+    offered |= {"ring", "two_moons", "pinwheel"}
+    assert {path.stem for path in tmp_path.glob("*.js")} == offered
 
 
 @pytest.mark.parametrize("name", [*PLANE, "two_gaussians", "uneven_two_gaussians"])

@@ -12,10 +12,11 @@ from typing import Any
 
 import live_stills
 import torch
+from live_stills import CHECKPOINTS
 
 import ctm
 
-CHECKPOINTS = Path(__file__).parents[1] / "book/checkpoints"
+STATIC = Path(__file__).parents[1] / "book/_static"
 MATHEMATICS = ["live-world", "live-network", "live-sampler", "live-distance"]
 SHARED = [*MATHEMATICS, "live-draw"]
 FIGURES = {"live-ode": [], "live-jump": SHARED, "live-cloud": SHARED, "live-gamma": SHARED}  # and the scripts each builds on
@@ -45,13 +46,13 @@ def _script(kind: str, name: str, facts: dict[str, Any]) -> str:
 
 
 def write(folder: Path) -> None:
-    """Write the scripts of all 1-D and 2-D worlds and of the stored models for them into ``folder``."""
+    """Write the scripts of the worlds and stored models that the live figures name into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    shown = {name for name, make in ctm.data.WORLDS.items() if make().means[0].numel() <= 2}
-    for name in shown:
+    named = set(re.findall(r"\w+", "".join(path.read_text() for path in STATIC.glob("live-*.js"))))
+    for name in named & ctm.data.WORLDS.keys():
         (folder / f"{name}.js").write_text(world_script(name))
     for path in CHECKPOINTS.glob("*.safetensors"):
-        if ctm.read_card(path).get("world") in shown:
+        if path.stem in named:
             (folder / f"{path.stem}.js").write_text(model_script(path))
 
 
