@@ -83,8 +83,7 @@ class LabelledMixture(GaussianMixture):
             log_terms, variance = self._log_terms(x, t)
             foreign = (c != self.labels) & (c != NO_LABEL)
             share = (1 - strength) * log_terms.softmax(1) + strength * log_terms.masked_fill(foreign, -torch.inf).softmax(1)
-            pull = share / variance
-            parts.append(pull @ self._mu - pull.sum(1, keepdim=True) * x)
+            parts.append(self._pull(share, variance, x))
         return torch.cat(parts)
 
 
@@ -122,7 +121,7 @@ class GuidedMixture(FlowMap):
             return torch.cat([-u * self.world.guided_score(z[:, :d], u, z[:, d : d + 1], z[:, d + 1 :]), 0 * z[:, d:]], 1)
 
         state = torch.cat([flat, label, w], 1)
-        rows = max(1, CHUNK // (len(self.world.stds) + d))
+        rows = max(1, CHUNK // d)
         scale, tolerance = float(self.world.stds.min()), 1e-9 * self.sigma_data
         parts = [
             integrate(velocity, z, u, v, scale, tolerance)

@@ -13,7 +13,7 @@ from ctm._checks import check_held, check_number, check_order, check_points, che
 from ctm.flow_map import FlowMap, Time
 from ctm.oracle import integrate
 
-CHUNK = 2**21  # numbers in the largest (samples x components) table held at once: 16 MB in float64
+CHUNK = 2**18  # numbers in the largest (samples x components) table held at once: 2 MB in float64, about a core's cache
 
 
 class GaussianMixture(FlowMap):
@@ -102,7 +102,7 @@ class GaussianMixture(FlowMap):
         s_col = check_times(s, flat, "s", dtype=torch.float64)
         check_order(t_col, s_col)
         pairs = [flat, t_col.expand(len(flat), 1), s_col.expand(len(flat), 1)]
-        rows = max(1, CHUNK // (len(self.stds) + flat.shape[1]))
+        rows = max(1, CHUNK // flat.shape[1])  # of the integration's own tables; the score minds its chunks itself
         scale = float(self.stds.min())
         parts = [
             integrate(lambda y, u: -u * self._score(y, u), y, start, end, scale, 1e-9 * self.sigma_data)
@@ -126,15 +126,21 @@ class GaussianMixture(FlowMap):
         # |x - mu|^2 by a matrix product; its cancellation is harmless in float64 for data near 0
         squares = torch.addmm(self._mu_squared, flat, self._mu.T, alpha=-2) + flat.square().sum(1, keepdim=True)
         log_normaliser = 0.5 * flat.shape[1] * torch.log(2 * torch.pi * variance)
-        return squares * (-0.5 / variance) + (self.weights.log() - log_normaliser), variance
+        return torch.addcmul(self.weights.log() - log_normaliser, squares, -0.5 / variance), variance
 
     def _score(self, flat: Tensor, time: Tensor) -> Tensor:
         parts = []
         for xs, ts in self._chunks(flat, time):
             log_terms, variance = self._log_terms(xs, ts)
-            pull = log_terms.softmax(1) / variance
-            parts.append(pull @ self._mu - pull.sum(1, keepdim=True) * xs)
+            parts.append(self._pull(log_terms.softmax(1), variance, xs))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _pull(self, share: Tensor, variance: Tensor, x: Tensor) -> Tensor:
+        """``sum_k share_k (mu_k - x) / v_k`` for shares ``(n, k)`` that sum to 1."""
+        if variance.shape[1] == 1:  # all components are equally wide: one division at the end
+            return (share @ self._mu - x) / variance
+        pull = share / variance
+        return pull @ self._mu - pull.sum(1, keepdim=True) * x
 
 
 def _numbers(value: Any, name: str) -> Tensor:
