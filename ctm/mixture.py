@@ -60,10 +60,13 @@ class GaussianMixture(FlowMap):
         self.sigma_min, self.sigma_max = time_range(self.sigma_data)
 
     def _spread(self) -> float:
-        """Standard deviation of the data, averaged over coordinates: the sigma_data of EDM."""
+        """Standard deviation of the data, averaged over coordinates: the sigma_data of EDM.
+
+        To twelve digits: those beyond depend on the order in which a processor sums, and everything here on this number.
+        """
         centre = self.weights @ self._mu
         between = ((self._mu - centre) ** 2).mean(1)
-        return math.sqrt(float(self.weights @ (between + self.stds**2)))
+        return float(f"{math.sqrt(float(self.weights @ (between + self.stds**2))):.12g}")
 
     def sample(self, n: int, *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw ``n`` points from the data, shape ``(n, *data_shape)``."""
