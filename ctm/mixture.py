@@ -136,7 +136,7 @@ class GaussianMixture(FlowMap):
         for xs, ts in self._chunks(flat, time):
             log_terms, variance = self._log_terms(xs, ts)
             parts.append(self._pull(log_terms.softmax(1), variance, xs))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return torch.cat(parts)
 
     def _pull(self, share: Tensor, variance: Tensor, x: Tensor) -> Tensor:
         """``sum_k share_k (mu_k - x) / v_k`` for shares ``(n, k)`` that sum to 1."""
