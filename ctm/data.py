@@ -134,11 +134,17 @@ WORLDS: dict[str, Callable[[], GaussianMixture]] = {
         three_gaussians,
     )
 }
-"""Every ready-made world by its name."""
+"""Every ready-made world by its name.
+
+:meta hide-value:
+"""
 
 
 LABELLED: dict[str, Callable[[], LabelledMixture]] = {world.__name__: world for world in (half_rings, digits)}
-"""The worlds with classes by their names."""
+"""The worlds with classes by their names.
+
+:meta hide-value:
+"""
 
 
 def _arm(turns: float, points: int) -> Tensor:

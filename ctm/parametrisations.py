@@ -20,8 +20,8 @@ class Parametrised(CTM):
 
     .. math::
 
-        G_\theta(x, t, s) = a(t, s)\, x + b(t, s)\, g_\theta(x, t, s), \qquad
-        g_\theta(x, t, s) = c(t)\, x + d(t)\, F_\theta\bigl(c_{in}(t)\, x, c_{noise}(t), c_{noise}(s)\bigr)
+        G_\theta(x, t, s) &= a(t, s)\, x + b(t, s)\, g_\theta(x, t, s) \\
+        g_\theta(x, t, s) &= c(t)\, x + d(t)\, F_\theta\bigl(c_{in}(t)\, x, c_{noise}(t), c_{noise}(s)\bigr)
 
     With ``outer=euler`` and ``inner=edm`` this is :class:`ctm.models.CTM`. Any other pair changes what :math:`g_\theta`
     means, so the denoiser is read off the jump's slope (:meth:`denoiser`).

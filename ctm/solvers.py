@@ -42,7 +42,10 @@ def heun_step(model: Denoiser, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
 
 
 STEPS: dict[str, Step] = {"euler": euler_step, "heun": heun_step}
-"""The one-step methods by name."""
+"""The one-step methods by name.
+
+:meta hide-value:
+"""
 
 
 @torch.no_grad()

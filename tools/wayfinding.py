@@ -55,7 +55,7 @@ def index_of_equations() -> str:
         if found:
             rows = [f"{{eq}}`{label}`\n\n$$\n{latex}\n$$\n" for latex, label in found]
             title = re.search(r"^# (.+)$", prose(name), flags=re.M)[1]  # type: ignore[index]
-            sections.append(f"## {title}\n\nFrom {{doc}}`{name}`.\n\n" + "\n".join(rows))
+            sections.append(f"## {title}\n\nIn {{doc}}`{name}`.\n\n" + "\n".join(rows))
     return "\n\n".join(sections)
 
 

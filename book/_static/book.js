@@ -15,13 +15,24 @@
 
   // An equation or a figure wider than its column scrolls; the keyboard must reach it to do so.
   function reach() {
-    for (const box of document.querySelectorAll("div.math mjx-container, .bd-content figure")) {
+    for (const box of document.querySelectorAll("div.math mjx-container, .bd-article span.math, .bd-content figure")) {
       if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     }
   }
   addEventListener("load", reach);
   addEventListener("resize", reach);
+
+  // A full stop or comma stays on the line of the formula before it.
+  function keepTogether(formula) {
+    const after = formula.nextSibling, marks = after?.nodeType === Node.TEXT_NODE && after.data.match(/^[.,;:?!)]+/);
+    if (!marks || formula.tagName !== "SPAN") return;
+    const box = document.createElement("span");
+    box.style.whiteSpace = "nowrap";
+    formula.replaceWith(box);
+    box.append(formula, marks[0]);
+    after.data = after.data.slice(marks[0].length);
+  }
 
   // Mathematics is set in groups, from what is in view on, with a pause between: the page answers while the rest is set.
   // The first group is small, to answer soon; the others are larger, since each costs the page a layout.
@@ -30,7 +41,9 @@
     const first = Math.max(0, all.findIndex((element) => element.getBoundingClientRect().bottom > 0));
     const order = [...all.slice(first), ...all.slice(0, first)];
     for (let start = 0, end = 16; start < order.length; start = end, end += 64) {
-      await MathJax.typesetPromise(order.slice(start, end));
+      const group = order.slice(start, end);
+      await MathJax.typesetPromise(group);
+      group.forEach(keepTogether);
       if (start === 0) performance.mark("first-mathematics");
       await new Promise((resolve) => setTimeout(resolve));
     }

@@ -126,7 +126,7 @@ const ctmLiveOde = (() => {
     space.addEventListener("pointerdown", drag);
     space.addEventListener("pointermove", drag);
     [tInput, xInput].forEach((input) => input.addEventListener("input", draw));
-    window.addEventListener("resize", draw);
+    new ResizeObserver(() => requestAnimationFrame(draw)).observe(root);
     new MutationObserver(draw).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
     draw();
   }
