@@ -186,3 +186,43 @@ def test_what_the_discriminator_sees():
     assert net(x, tau).shape == (5,)
     assert torch.allclose(net(x, tau), net.body(seen)[:, 0], atol=1e-12)
     assert net.body[-1].out_features == 1
+    sizes = [(layer.in_features, layer.out_features) for layer in net.body if isinstance(layer, torch.nn.Linear)]
+    assert sizes == [(3, 8), (8, 8), (8, 8), (8, 1)]  # three hidden layers
+
+
+@pytest.mark.parametrize("r1", [0.0, 0.7])
+def test_the_discriminators_gradient_is_that_of_the_hinge_loss_and_the_penalty(r1):
+    student, g = model(), generator(1)
+    x0, fake = (torch.randn(16, 2, generator=g) for _ in range(2))
+    rival, twin = (adversary(Adversarial(r1=r1, width=8), student) for _ in range(2))
+    value = rival.learn(x0, fake)
+    real = x0 + student.sigma_min * torch.randn(x0.shape, generator=twin.generator)
+    (real, tau_real), (fake, tau_fake) = twin.noised(real), twin.noised(fake)
+    net = twin.discriminator
+    hinge = hinge_loss(net(real, tau_real), net(fake, tau_fake))
+    assert value == pytest.approx(hinge.item(), rel=1e-5)
+    wanted = torch.autograd.grad(hinge + r1 * r1_penalty(net, real, tau_real), list(net.parameters()))
+    for weights, gradient in zip(rival.discriminator.parameters(), wanted, strict=True):
+        assert torch.allclose(weights.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_the_discriminators_second_step_is_adams_with_the_published_betas():
+    rival, g = adversary(Adversarial(lr=0.01, width=8), model()), generator(1)
+    x0, fake = (torch.randn(16, 2, generator=g) for _ in range(2))
+    weights = rival.discriminator.body[0].weight
+    rival.learn(x0, fake)
+    first, before = weights.grad.clone(), weights.detach().clone()
+    rival.learn(x0, fake)
+    mean = (0.5 * 0.5 * first + 0.5 * weights.grad) / (1 - 0.5**2)
+    square = (0.9 * 0.1 * first**2 + 0.1 * weights.grad**2) / (1 - 0.9**2)
+    assert torch.allclose(weights.detach(), before - 0.01 * mean / (square.sqrt() + 1e-8), atol=1e-6)
+
+
+def test_real_points_are_noised_to_the_level_at_which_jumps_end():
+    student = model()
+    rival, seen = adversary(Adversarial(), student), []
+    rival.noised = lambda x: (seen.append(x), (x, torch.full((len(x), 1), 0.1)))[1]
+    rival.learn(torch.zeros(4000, 2), torch.ones(4000, 2))
+    real, fake = seen
+    assert torch.equal(fake, torch.ones(4000, 2))
+    assert stats.kstest((real / student.sigma_min).flatten().numpy(), stats.norm.cdf).pvalue > 0.005

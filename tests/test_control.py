@@ -102,6 +102,14 @@ def test_the_guided_flow_map_solves_its_ode_for_every_sample():
     assert torch.allclose(ctm.samplers.heun(guided, x, times), end, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1e3])
+def test_a_guided_world_in_another_unit_of_length(size):
+    scaled = ctm.LabelledMixture(size * UNEVEN.means, size * UNEVEN.stds, UNEVEN.labels, UNEVEN.weights)
+    x = noised(UNEVEN, 3.0)
+    end = scaled.given(0, 2.5).G(size * x, size * 3.0, size * 0.01) / size
+    assert torch.allclose(end, UNEVEN.given(0, 2.5).G(x, 3.0, 0.01), rtol=1e-7, atol=1e-7)
+
+
 # --- conditional models
 
 
@@ -317,11 +325,12 @@ def test_bad_input_is_named(name):
         call()
 
 
-def test_guided_worlds_in_chunks_and_with_as_many_components_as_numbers_in_a_point(monkeypatch):
+@pytest.mark.parametrize("chunk", [1, 8])
+def test_guided_worlds_in_chunks_and_with_as_many_components_as_numbers_in_a_point(monkeypatch, chunk):
     world = ctm.LabelledMixture([[-1.0, 0.0], [1.0, 0.5]], 0.4, [0, 1])
     x, guided = noised(world, 1.0, n=9), world.given(torch.arange(9) % 2, 2.0)
     whole = guided.denoiser(x, 1.0), guided.G(x, 1.0, 0.5)
-    monkeypatch.setattr("ctm.labelled.CHUNK", 8)
+    monkeypatch.setattr("ctm.labelled.CHUNK", chunk)
     for a, b in zip(whole, (guided.denoiser(x, 1.0), guided.G(x, 1.0, 0.5)), strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
 

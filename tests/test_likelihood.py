@@ -222,3 +222,26 @@ def test_a_linear_ode_in_closed_form_and_every_probe_is_a_row_of_signs():
     nearest = gaps.abs().min(2)
     assert nearest.values.max() < 1e-4
     assert len(set(nearest.indices.flatten().tolist())) == 4  # e and -e give the same
+
+
+def test_the_step_of_invert_is_halved_after_a_bad_trial_and_doubled_after_a_good_one():
+    class Arctangent(AffineMap):
+        def G(self, x, t, s):
+            return x.atan()
+
+    z, goal, guess = 3.0, torch.zeros(1, 1, dtype=torch.float64), torch.full((1, 1), 3.0, dtype=torch.float64)
+    for k, (length, good) in enumerate([(1, False), (1 / 2, False), (1 / 4, True), (1 / 2, True), (1, True), (1, True)], 1):
+        trial = z - length * (1 + z**2) * math.atan(z)  # Newton's step: the derivative is 1 / (1 + z^2)
+        assert (abs(math.atan(trial)) < abs(math.atan(z))) == good
+        z = trial if good else z
+        found, residual = invert(Arctangent(), goal, 3.0, 0.1, guess, iterations=k)
+        assert found.item() == pytest.approx(z, rel=1e-9, abs=1e-15)
+        assert residual.item() == pytest.approx(abs(math.atan(z)), rel=1e-9, abs=1e-15)
+
+
+def test_invert_without_a_step_gives_the_guess_and_how_far_it_misses():
+    guess, goal = (torch.randn(6, 2, generator=generator(k), dtype=torch.float64) for k in (0, 1))
+    z, residual = invert(AffineMap(), goal, 3.0, 0.1, guess, iterations=0)
+    assert torch.equal(z, guess)
+    image = 0.5 + (guess - 0.5) * math.sqrt((0.25 + 0.1**2) / (0.25 + 3.0**2))
+    assert torch.allclose(residual, ((image - goal) ** 2).sum(1).sqrt())

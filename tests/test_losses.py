@@ -71,6 +71,18 @@ def test_the_exact_map_has_no_consistency_loss(compare, u):
     assert consistency_loss(exact, exact, stuck, compare) > 1e-5
 
 
+def test_no_target_jump_is_made_where_the_teachers_step_ends_at_s():
+    student, batch = model(1), pairs(u=0.3, s=0.3)
+
+    class NoTarget:
+        def G(self, x, t, s):
+            raise AssertionError("there is nothing left to jump")
+
+    scale = 2.0 * 0.5 / (2.0**2 + 0.5**2) ** 0.5 * (1 - 0.3 / 2.0)
+    expected = ((student.G(batch.xt, 2.0, 0.3) - batch.xu) / scale).square().mean()
+    assert torch.allclose(consistency_loss(student, NoTarget(), batch), expected)
+
+
 def test_dsm_loss_recomputed_and_least_at_the_posterior_mean():
     world, n, g = ctm.data.ring(), 4000, generator()
     x0 = world.sample(n, generator=g, dtype=torch.float64)
@@ -145,6 +157,7 @@ def test_grids_hold_their_ends_and_jitter_covers_the_range():
     assert bool((times[:, 0] == 10).all())
     assert times[:, -1].allclose(torch.tensor(0.002))
     fractions = rho_fraction(times, *LIMITS)
+    assert torch.allclose(10 * fractions[:, 1:-1] - k[1:-1], offset - 0.5, atol=1e-4)  # every inner level moves alike
     assert fractions.diff(dim=1).min() > 0.0499  # half a step: the loss divides by 1 - s/t
     histogram = torch.histc(fractions[:, 1:-1], bins=9, min=0.05, max=0.95) / fractions[:, 1:-1].numel()
     assert torch.allclose(histogram, torch.full((9,), 1 / 9), atol=0.005)

@@ -26,7 +26,8 @@ def test_a_shifted_set_is_as_far_as_the_shift():
     assert wasserstein(x, x + shift) == pytest.approx(0.5, rel=1e-5)
     assert wasserstein(x, x + shift, p=1) == pytest.approx(0.5, rel=1e-5)
     # along a random direction the shift is seen as |shift| cos(angle), whose mean square is |shift|^2 / 2
-    assert sliced_wasserstein(x, x + shift, projections=4000) == pytest.approx(0.5 / math.sqrt(2), rel=0.03)
+    for points in (x, x[:1]):
+        assert sliced_wasserstein(points, points + shift, projections=4000) == pytest.approx(0.5 / math.sqrt(2), rel=0.03)
 
 
 def test_one_dimension_by_sorting():
@@ -88,3 +89,22 @@ def test_the_interval_of_a_ratio_recomputed(monkeypatch):
     assert ratio.mean == pytest.approx(mean)
     assert ratio.high - ratio.mean == pytest.approx(1.96 * mean * math.hypot(*errors))
     assert ratio.mean - ratio.low == pytest.approx(1.96 * mean * math.hypot(*errors))
+
+
+def test_the_same_points_in_another_order_are_at_no_distance():
+    for seed in range(20):  # rounding may take the square of the distance below 0
+        x = torch.randn(50, 2, generator=generator(seed))
+        distance = energy_distance(x, x.flip(0))
+        assert isinstance(distance, float)
+        assert 0 <= distance < 1e-6
+
+
+def test_the_error_of_a_map_that_misses_in_proportion_to_its_point():
+    class Off(AffineMap):
+        def G(self, x, t, s):
+            return super().G(x, t, s) + 0.01 * x
+
+    # E|x_t|^2 = E|x_0|^2 + t^2, and E|x_0|^2 = 0.5^2 + 0.5^2
+    for t in (0.5, 3.0):
+        expected = 0.01 * math.sqrt(1 + t**2 / 0.5)
+        assert flow_map_error(Off(), ctm.data.one_gaussian(), t, 0.1, n=10_000) == pytest.approx(expected, rel=0.02)

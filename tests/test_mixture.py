@@ -117,6 +117,16 @@ def test_flow_map_solves_the_ode():
     assert torch.allclose(slope, world.velocity(world.G(x, t, s), s), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1e3])
+def test_another_unit_of_length_changes_nothing_but_the_unit(size):
+    world = ctm.data.uneven_two_gaussians()
+    scaled = ctm.GaussianMixture(size * world.means, size * world.stds, world.weights)
+    x = noised(world, 3.0)
+    assert scaled.sigma_data == pytest.approx(size * world.sigma_data)
+    assert torch.allclose(scaled.denoiser(size * x, size * 3.0) / size, world.denoiser(x, 3.0), rtol=1e-9, atol=1e-9)
+    assert torch.allclose(scaled.G(size * x, size * 3.0, size * 0.01) / size, world.G(x, 3.0, 0.01), rtol=1e-7, atol=1e-7)
+
+
 def test_times_may_differ_from_sample_to_sample():
     world = ctm.data.two_moons()
     x = noised(world, 2.0, n=6)
@@ -139,12 +149,13 @@ def test_data_of_any_shape():
     assert world.log_prob(x).shape == (5,)
 
 
-def test_chunks_change_nothing(monkeypatch):
-    world, x = ctm.data.two_moons(), noised(ctm.data.two_moons(), 1.0, n=50)
-    times = torch.linspace(0.1, 1.0, 50)
-    whole = world.score(x, times), world.log_prob(x, 1.0), world.G(x, 1.0, 0.1)
-    monkeypatch.setattr("ctm.mixture.CHUNK", 200)
-    pieces = world.score(x, times), world.log_prob(x, 1.0), world.G(x, 1.0, 0.1)
+@pytest.mark.parametrize("chunk", [1, 200])
+def test_chunks_change_nothing(monkeypatch, chunk):
+    world, x = ctm.data.two_moons(), noised(ctm.data.two_moons(), 1.0, n=8)
+    times = torch.linspace(0.1, 1.0, 8)
+    whole = world.score(x, times), world.score(x[:2], times[:2]), world.log_prob(x, 1.0), world.G(x, 1.0, 0.1)
+    monkeypatch.setattr("ctm.mixture.CHUNK", chunk)
+    pieces = world.score(x, times), world.score(x[:2], times[:2]), world.log_prob(x, 1.0), world.G(x, 1.0, 0.1)
     for a, b in zip(whole, pieces, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
 

@@ -134,6 +134,16 @@ def test_gamma_sampling_keeps_the_variance_of_every_level(gamma):
         assert math.isclose(points.mean().item(), 0.5, abs_tol=5 * math.sqrt((0.25 + t**2) / 400_000))
 
 
+def test_no_noise_is_drawn_where_none_is_added():
+    x = noised(ctm.data.one_gaussian(), 10.0)
+    for times, gamma, draws in (([10.0, 2.0, 0.4], 0.0, 0), ([10.0, 2.0, AffineMap.sigma_min], 1.0, 1)):
+        g, fresh = generator(2), generator(2)
+        gamma_sampling(AffineMap(), x, times, gamma=gamma, generator=g)
+        for _ in range(draws):
+            torch.randn(x.shape, generator=fresh, dtype=x.dtype)
+        assert torch.equal(g.get_state(), fresh.get_state())
+
+
 def test_gamma_sets_how_much_of_the_path_is_new():
     x = noised(ctm.data.one_gaussian(), 10.0, n=100_000)
     kept = []

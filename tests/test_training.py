@@ -253,11 +253,82 @@ def test_a_run_of_two_parts_has_two_rates_and_its_guide_is_set_between_them():
         dataclasses.replace(ctm.SCRATCH, dsm_first=0.4, batch=32, pool=64, levels=8, references=16, reuse=2),
     )
     run = Run(small_model(world), world, None, steps=10, seed=0, recipe=recipe)
-    rates, guides = [], [weights_of(run.guide)]
+    rates, used, taken_up, guides = [], [], [], [weights_of(run.guide)]
     for _ in range(10):
         rates.append(run._rate())
         run.step()
+        used.append(run.optimizer.param_groups[0]["lr"])
+        taken_up.append(torch.equal(weights_of(run.student), weights_of(run.average)))
         guides.append(weights_of(run.guide))
+        if run.done == 4:
+            reached = weights_of(run.average)
     assert rates == pytest.approx([rate(k, 4) for k in range(4)] + [rate(k, 6) for k in range(6)])
+    assert used == pytest.approx([recipe.lr * share for share in rates])
+    assert taken_up == [step == 4 for step in range(1, 11)]  # the student goes on from the average
+    assert torch.equal(guides[-1], reached)
     moved = [not torch.equal(a, b) for a, b in zip(guides, guides[1:], strict=False)]
     assert moved == [step == 4 for step in range(1, 11)]
+
+
+def test_the_first_step_of_adam_is_as_long_as_the_learning_rate():
+    world, recipe = ctm.data.one_gaussian(), dataclasses.replace(SMALL, lr=0.5)
+    run = Run(small_model(world), world, world, steps=200, seed=0, recipe=recipe)
+    before = weights_of(run.student)
+    run.step()
+    moved = (weights_of(run.student) - before).abs()
+    assert moved.max().item() == pytest.approx(0.5 / (0.02 * 200), rel=1e-3)  # a quarter of the warm-up
+
+
+def test_without_a_first_part_the_guide_follows_the_average():
+    world, recipe = ctm.data.one_gaussian(), dataclasses.replace(SMALL, dsm=1.0)
+    run = Run(small_model(world), world, None, steps=10, seed=0, recipe=recipe)
+    for _ in range(3):
+        run.step()
+        assert torch.equal(weights_of(run.guide), weights_of(run.average))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("changes", "jumps"),
+    [
+        ({}, False),  # "global" compared at s: u = s leaves nothing to jump
+        ({"gan": ctm.Adversarial(start=0.0, width=8)}, True),
+        ({"compare": "x0"}, True),
+        ({"consistency": "soft"}, True),
+        ({"consistency": None, "dsm": 1.0}, False),
+    ],
+)
+def test_the_target_is_an_average_of_the_student_wherever_it_jumps(changes, jumps, decay):
+    world, recipe = ctm.data.one_gaussian(), dataclasses.replace(SMALL, batch=8, pool=16, target_ema=decay, **changes)
+    run = Run(small_model(world), world, world, steps=10, seed=0, recipe=recipe)
+    expected = weights_of(run.student)
+    for step in (1, 2, 3):
+        run.step()
+        kept = min(decay, (1 + step) / (10 + step)) if jumps else 1.0
+        expected = kept * expected + (1 - kept) * weights_of(run.student)
+        assert torch.allclose(weights_of(run.target), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("changes", [{"pool": 0}, {"consistency": None, "dsm": 1.0}])
+def test_trajectories_are_pooled_only_where_asked_and_where_pairs_are_drawn(changes):
+    world, recipe = ctm.data.one_gaussian(), dataclasses.replace(SMALL, **changes)
+    run = Run(small_model(world), world, world, steps=10, seed=0, recipe=recipe)
+    run.step()
+    assert run.pool is None
+    assert not any(name.startswith("pool") for name in run.tensors())
+
+
+@pytest.mark.parametrize("first", [0.0, 0.4])
+def test_the_state_after_any_number_of_steps_can_be_taken_up(first):
+    world, term = ctm.data.two_gaussians(), ctm.Adversarial(start=0.6, width=8)
+    recipe = ctm.Recipe(dsm=0.5, dsm_first=first, batch=8, pool=16, levels=4, reuse=2, gan=term)
+    run = Run(small_model(world), world, None, steps=5, seed=0, recipe=recipe)
+    for done in range(6):
+        again = Run(small_model(world, seed=1), world, None, steps=5, seed=7, recipe=recipe)
+        state = {name: value.clone() for name, value in run.tensors().items()}
+        again.restore(state, done)
+        assert again.done == run.done == done
+        assert again.tensors().keys() == state.keys()
+        assert all(torch.equal(value, state[name]) for name, value in again.tensors().items())
+        if done < 5:
+            assert run.step() == again.step()
