@@ -30,10 +30,11 @@ def check_points(x: Any, name: str = "x", shape: torch.Size | tuple[int, ...] | 
         raise ValueError(f"{name} must have shape (n, *data_shape), n >= 1, at least one data axis; got {tuple(x.shape)}")
     if shape is not None and tuple(x.shape[1:]) != tuple(shape):
         raise ValueError(f"{name} must have shape (n, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
-    if not torch.isfinite(x).all():
+    lowest, highest = (float(end) for end in x.detach().aminmax())  # NaN if any number is
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise NonFiniteError(f"{name} must be finite, got {int((~torch.isfinite(x)).sum())} NaN or infinite values")
-    if x.dtype == torch.float64 and bool((x.abs() > LARGEST).any()):  # float32 cannot hold so much
-        raise ValueError(f"{name} must hold numbers up to {LARGEST:g}, got {x.abs().max():g}")
+    if max(-lowest, highest) > LARGEST:
+        raise ValueError(f"{name} must hold numbers up to {LARGEST:g}, got {max(-lowest, highest):g}")
     return x
 
 
