@@ -55,6 +55,7 @@ class GaussianMixture(FlowMap):
         self.shape = means.shape[1:]
         self._mu = means.reshape(k, -1)
         self._mu_squared = self._mu.square().sum(1)
+        self._pairing = torch.cat([-2 * self._mu, torch.ones(k, 1, dtype=torch.float64)], 1).T
         self._c = self.stds[:1] if bool((self.stds == self.stds[0]).all()) else self.stds  # one column if all are equal
         self.sigma_data = self._spread()
         self.sigma_min, self.sigma_max = time_range(self.sigma_data)
@@ -127,10 +128,11 @@ class GaussianMixture(FlowMap):
         """``log w_k N(x; mu_k, v_k)``, shape ``(n, k)``, and ``v_k = c_k^2 + t^2``, which broadcasts against it."""
         variance = self._c**2 + time**2
         # |x - mu|^2 by a matrix product; its cancellation is harmless in float64 for data near 0
-        terms = torch.addmm(self._mu_squared, flat, self._mu.T, alpha=-2)
-        terms += flat.square().sum(1, keepdim=True)  # in place: a new table would cost more than the sum
-        terms *= -0.5 / variance
-        terms += self.weights.log() - 0.5 * flat.shape[1] * torch.log(2 * torch.pi * variance)
+        lengths = flat.square().sum(1, keepdim=True)
+        terms = torch.addmm(self._mu_squared, torch.cat([flat, lengths], 1), self._pairing)
+        terms *= -0.5 / variance  # in place, here and below: a new table would cost more than the product
+        terms -= 0.5 * flat.shape[1] * torch.log(2 * torch.pi * variance)
+        terms += self.weights.log()
         return terms, variance
 
     def _score(self, flat: Tensor, time: Tensor) -> Tensor:

@@ -141,7 +141,9 @@ def sampling() -> Figures:
     return result
 
 
-ROWS = 64  # of a chunk: with 2,000 components 1 MB, as in the package; larger tables are fetched from the system anew each time
+ROWS = (
+    64  # of a chunk: with 2,000 components 1 MB, as in the package; larger tables are fetched from the system anew each time
+)
 
 
 MEMORY = """
