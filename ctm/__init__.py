@@ -1,60 +1,69 @@
 """Consistency trajectory models, small enough to read and checked against an exact oracle."""
 
 from ctm import (
-    adversarial,
     checkpoints,
+    conditional,
     data,
+    diagnosis,
+    editing,
+    flow_map,
     likelihood,
     losses,
     metrics,
+    mixture,
     models,
     networks,
+    noise,
     parametrisations,
     samplers,
-    schedules,
     solvers,
+    training,
 )
-from ctm.adversarial import Adversarial
 from ctm.checkpoints import load, read_card, save
-from ctm.conditional import ConditionalCTM
+from ctm.conditional import ConditionalCTM, Guided, GuidedModel
 from ctm.diagnosis import doctor
 from ctm.flow_map import FlowMap
-from ctm.guidance import train_conditional
 from ctm.labelled import LabelledMixture
+from ctm.losses import Adversarial, Consistency, Denoising
 from ctm.mixture import GaussianMixture
 from ctm.models import CTM
-from ctm.recipe import DENOISER, SCRATCH, Recipe
-from ctm.training import History, train, train_denoiser
+from ctm.samplers import sample
+from ctm.training import History, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "CTM",
-    "DENOISER",
-    "SCRATCH",
     "Adversarial",
     "ConditionalCTM",
+    "Consistency",
+    "Denoising",
     "FlowMap",
     "GaussianMixture",
+    "Guided",
+    "GuidedModel",
     "History",
     "LabelledMixture",
-    "Recipe",
-    "adversarial",
     "checkpoints",
+    "conditional",
     "data",
+    "diagnosis",
     "doctor",
+    "editing",
+    "flow_map",
     "likelihood",
     "load",
     "losses",
     "metrics",
+    "mixture",
     "models",
     "networks",
+    "noise",
     "parametrisations",
     "read_card",
+    "sample",
     "samplers",
     "save",
-    "schedules",
     "solvers",
     "train",
-    "train_conditional",
-    "train_denoiser",
+    "training",
 ]

@@ -1,12 +1,17 @@
-"""CTM: a flow map with a network inside, built so that its boundary conditions hold for any weights."""
+"""CTM: a flow map with a network inside, built so that its boundary conditions hold for any
+weights."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ctm._checks import check_number, check_order, check_points, check_times
-from ctm.flow_map import FlowMap, Time
+from ctm import networks
+from ctm._checks import check_jump, check_number, check_points, seeded
+from ctm.flow_map import Data, FlowMap, Time
 from ctm.mixture import time_range
 
 
@@ -31,73 +36,204 @@ def c_noise(t: Tensor) -> Tensor:
 
 
 class CTM(nn.Module, FlowMap):
-    r"""A consistency trajectory model (Kim et al. 2024), in its parametrisation by :math:`g_\theta`.
+    r"""A consistency trajectory model (Kim et al. 2024), parametrised by :math:`g_\theta`.
 
     .. math::
 
         G_\theta(x, t, s) &= \frac{s}{t}\, x + \Bigl(1 - \frac{s}{t}\Bigr)\, g_\theta(x, t, s) \\
-        g_\theta(x, t, s) &= c_{skip}(t)\, x + c_{out}(t)\, F_\theta\bigl(c_{in}(t)\, x, c_{noise}(t), c_{noise}(s)\bigr)
+        g_\theta(x, t, s) &= c_{skip}(t)\, x
+            + c_{out}(t)\, F_\theta\bigl(c_{in}(t)\, x, c_{noise}(t), c_{noise}(s)\bigr)
 
-    so :math:`G_\theta(x, t, t) = x` for any network, and :math:`g_\theta(x, t, t)` is the model's denoiser.
+    so :math:`G_\theta(x, t, t) = x` for any network, and :math:`g_\theta(x, t, t)` is the
+    model's denoiser. Where the data have a mean far from 0, ``center``, the second line is in
+    :math:`x - center`.
+
+    Points may be of any floating dtype: the network computes in that of its weights, the rest in
+    that of the points, in float32 at least.
 
     Args:
-        network: a module ``F(x, tau_t, tau_s)`` that returns a tensor like ``x`` (:class:`ctm.networks.MLP`).
+        network: a module ``F(x, tau_t, tau_s)`` that returns a tensor like ``x``.
         sigma_data: standard deviation of the data, above 0.
-        sigma_min, sigma_max: range of the noise levels; 0.004 and 20 times ``sigma_data`` if not given.
+        sigma_min, sigma_max: range of the noise levels; 0.004 and 20 times ``sigma_data`` if not
+            given.
+        shape: the shape of a point; any if None.
+        center: the mean of the data, a number or of that shape.
+        shift, scale: a point ``z`` is ``shift + scale * z`` in the data's own units
+            (:class:`ctm.data.Points`), numbers or of that shape; :meth:`restore`.
+
+    Raises:
+        TypeError, ValueError: an argument is not as said; the message names it.
     """
 
     def __init__(
-        self, network: nn.Module, sigma_data: float, sigma_min: float | None = None, sigma_max: float | None = None
+        self,
+        network: nn.Module,
+        sigma_data: float,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        *,
+        shape: tuple[int, ...] | None = None,
+        center: float | Tensor = 0.0,
+        shift: float | Tensor = 0.0,
+        scale: float | Tensor = 1.0,
     ) -> None:
         super().__init__()
-        check_number(sigma_data, "sigma_data", 0, above=True)
-        low, high = time_range(sigma_data)
+        self.sigma_data = check_number(sigma_data, "sigma_data", 0, above=True)
+        low, high = time_range(self.sigma_data)
         self.sigma_min = low if sigma_min is None else sigma_min
         self.sigma_max = high if sigma_max is None else sigma_max
-        check_number(self.sigma_min, "sigma_min", 0, above=True)
-        check_number(self.sigma_max, "sigma_max", self.sigma_min, above=True)
+        self.sigma_min = check_number(self.sigma_min, "sigma_min", 0, above=True)
+        self.sigma_max = check_number(self.sigma_max, "sigma_max", self.sigma_min, above=True)
         self.network = network
-        self.sigma_data = sigma_data
+        self.shape = None if shape is None else tuple(shape)
+        self.center, self.shift, self.scale = map(_offset, (center, shift, scale))
+
+    def __init_subclass__(cls) -> None:
+        KINDS[cls.__name__] = cls
+
+    @classmethod
+    def for_data(cls, data: Data, network: nn.Module | None = None, seed: int = 0) -> CTM:
+        """An untrained model for ``data``: network, ``sigma_data``, noise levels and units are
+        chosen from the data.
+
+        Args:
+            data: anything with ``sample``. What it does not say itself (``shape``,
+                ``sigma_data``, ``center``) is measured on 4,096 samples. Data with classes
+                (``sample_labelled`` and ``classes``) make a conditional model.
+            network: a network of one's own; :func:`ctm.networks.default` if None.
+            seed: seed of the initial weights.
+        """
+        if not callable(getattr(data, "sample", None)):
+            raise TypeError(f"data must have a method sample, got {type(data).__name__}")
+        shape, sigma_data, center = _measured(data)
+        classes = getattr(data, "classes", 0) if hasattr(data, "sample_labelled") else 0
+        if network is None:
+            network = networks.default(shape, conditions=classes + 1 if classes else 0, seed=seed)
+        kind = KINDS["ConditionalCTM"] if classes and cls is CTM else cls
+        units = {"shift": getattr(data, "shift", 0.0), "scale": getattr(data, "scale", 1.0)}
+        return kind(network, sigma_data, shape=shape, center=center, **units)
 
     def g(self, x: Tensor, t: Time, s: Time) -> Tensor:
-        r""":math:`g_\theta(x, t, s)`: the clean point that a straight step from ``t`` to ``s`` has to aim at."""
-        return self._g(x, *self._times(x, t, s))
+        r""":math:`g_\theta(x, t, s)`: the clean point that a straight step from ``t`` to ``s`` has
+        to aim at."""
+        return self(x, *self._times(x, t, s)).to(x.dtype)
 
     def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802
-        r"""The jump :math:`G_\theta(x, t, s) = (s/t)\, x + (1 - s/t)\, g_\theta(x, t, s)`."""
-        t, s = self._times(x, t, s)
-        return jump(x, t, s, self._g(x, t, s))
+        r"""The jump :math:`G_\theta(x, t, s) = (s/t)\, x + (1 - s/t)\, g_\theta(x, t, s)`.
+
+        Raises:
+            TypeError, ValueError: points or times are not as :class:`ctm.flow_map.FlowMap` says.
+        """
+        return self.jump(x, *self._times(x, t, s)).to(x.dtype)
 
     def denoiser(self, x: Tensor, t: Time) -> Tensor:
         r""":math:`D_\theta(x, t) = g_\theta(x, t, t)`."""
         return self.g(x, t, t)
 
+    def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        r""":math:`g_\theta(x, t, s)` for times that broadcast against ``x``; nothing is checked."""
+        tau_t, tau_s = (c_noise(time).flatten().expand(len(x)) for time in (t, s))
+        skip, scale = self.scalings(t)
+        center = self.center.to(x) if isinstance(self.center, Tensor) else self.center
+        z = x if isinstance(center, float) and center == 0 else x - center
+        kept = skip * z
+        inputs = (c_in(t, self.sigma_data) * z).to(self.dtype)
+        output = self.network(inputs, tau_t, tau_s)
+        if output.shape != x.shape:
+            raise ValueError(
+                f"network must return the shape of its points, {tuple(x.shape)}, "
+                f"got {tuple(output.shape)}"
+            )
+        g = kept + scale * output
+        return g if z is x else g + center
+
+    def jump(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        r""":meth:`G` for times that broadcast against ``x``; nothing is checked."""
+        return jump(x, t, s, self(x, t, s))
+
+    def scalings(self, t: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        r""":math:`c_{skip}(t)` and :math:`c_{out}(t)`."""
+        return c_skip(t, self.sigma_data), c_out(t, self.sigma_data)
+
     def output_scale(self, t: Tensor, s: Tensor) -> Tensor:
-        r""":math:`c_{out}(t)\,(1 - s/t)`, the factor on the network's output in :meth:`G`; the loss is measured in it."""
+        r""":math:`c_{out}(t)\,(1 - s/t)`, the factor on the network's output in :meth:`G`; the loss
+        is measured in it."""
         return c_out(t, self.sigma_data) * (1 - s / t)
 
     @property
     def last_layer(self) -> Tensor:
-        """The weights of the network's last layer, where the gradients of two losses are compared."""
-        return [weights for weights in self.network.parameters() if weights.ndim > 1][-1]
+        """The weights of the network's last layer, where the gradients of two losses are
+        compared."""
+        return [w for w in self.network.parameters() if w.ndim > 1 and w.requires_grad][-1]
 
-    def _g(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        n = len(x)
-        tau_t, tau_s = (c_noise(time).flatten().expand(n) for time in (t, s))
-        skip, scale = self._inner(t)
-        return skip * x + scale * self.network(c_in(t, self.sigma_data) * x, tau_t, tau_s)
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next((w.dtype for w in self.network.parameters()), torch.float32)
 
-    def _inner(self, t: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        return c_skip(t, self.sigma_data), c_out(t, self.sigma_data)
+    def restore(self, z: Tensor) -> Tensor:
+        """Points in the data's own units, ``shift + scale * z``; in float64 if these are tensors,
+        for a column may lie far from 0."""
+        shift, scale = (
+            v.to(z.device) if isinstance(v, Tensor) else v for v in (self.shift, self.scale)
+        )
+        return z if (shift, scale) == (0.0, 1.0) else shift + scale * z
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a file must say of the model besides its weights, as JSON."""
+        offsets = {name: getattr(self, name) for name in ("center", "shift", "scale")}
+        return {
+            "kind": type(self).__name__,
+            "network": type(self.network).__name__,
+            "config": getattr(self.network, "config", None),
+            "sigma_data": self.sigma_data,
+            "sigma_min": self.sigma_min,
+            "sigma_max": self.sigma_max,
+            "shape": self.shape and list(self.shape),
+        } | {k: v.tolist() if isinstance(v, Tensor) else v for k, v in offsets.items()}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CTM:
+        super()._apply(fn, recurse)
+        device = next((w.device for w in self.parameters()), torch.device("cpu"))
+        for name in ("center", "shift", "scale"):  # not buffers: they keep float64
+            value = getattr(self, name)
+            setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
+        return self
 
     def _times(self, x: Tensor, t: Time, s: Time) -> tuple[Tensor, Tensor]:
-        check_points(x)
-        t = check_times(t, x, "t", self.sigma_min, self.sigma_max)
-        s = check_times(s, x, "s", self.sigma_min, self.sigma_max)
-        check_order(t, s)
-        return t, s
+        return check_jump(x, t, s, self.sigma_min, self.sigma_max, self.shape)
+
+
+KINDS: dict[str, type[CTM]] = {"CTM": CTM}
+"""Every kind of model by its name: subclasses add themselves.
+
+:meta hide-value:
+"""
 
 
 def jump(x: Tensor, t: Tensor, s: Tensor, g: Tensor) -> Tensor:
-    r""":math:`(s/t)\, x + (1 - s/t)\, g`: the straight step from ``(x, t)`` towards ``g``, as far as ``s``."""
+    r""":math:`(s/t)\, x + (1 - s/t)\, g`: the straight step from ``(x, t)`` towards ``g``, as far as
+    ``s``."""
     return s / t * x + (1 - s / t) * g
+
+
+def _offset(value: Any) -> float | Tensor:
+    """A number, or a tensor in float64 on the processor."""
+    if isinstance(value, float | int):
+        return float(value)
+    return torch.as_tensor(value, dtype=torch.float64).detach().clone()
+
+
+def _measured(data: Data, n: int = 4096) -> tuple[tuple[int, ...], float, float | Tensor]:
+    """The shape of a point, the standard deviation and the mean: what the data say, or else
+    measured on ``n`` samples."""
+    known = [getattr(data, name, None) for name in ("shape", "sigma_data", "center")]
+    if None not in known:
+        return tuple(known[0]), float(known[1]), known[2]  # type: ignore[arg-type]
+    x = check_points(data.sample(n, generator=seeded(0)), "data.sample(n)").to(torch.float64)
+    center = x.mean(0)
+    sigma_data = float((x - center).square().mean().sqrt())
+    if not sigma_data:
+        raise ValueError("data must not be constant, got the same point every time")
+    return tuple(x.shape[1:]), sigma_data, center

@@ -21,10 +21,11 @@ class Parametrised(CTM):
     .. math::
 
         G_\theta(x, t, s) &= a(t, s)\, x + b(t, s)\, g_\theta(x, t, s) \\
-        g_\theta(x, t, s) &= c(t)\, x + d(t)\, F_\theta\bigl(c_{in}(t)\, x, c_{noise}(t), c_{noise}(s)\bigr)
+        g_\theta(x, t, s) &= c(t)\, x
+            + d(t)\, F_\theta\bigl(c_{in}(t)\, x, c_{noise}(t), c_{noise}(s)\bigr)
 
-    With ``outer=euler`` and ``inner=edm`` this is :class:`ctm.models.CTM`. Any other pair changes what :math:`g_\theta`
-    means, so the denoiser is read off the jump's slope (:meth:`denoiser`).
+    With ``outer=euler`` and ``inner=edm`` this is :class:`ctm.models.CTM`. Any other pair changes
+    what :math:`g_\theta` means, so the denoiser is read off the jump's slope (:meth:`denoiser`).
 
     Args:
         network, sigma_data: as for :class:`ctm.models.CTM`.
@@ -32,7 +33,9 @@ class Parametrised(CTM):
         inner: a function of the model and ``t`` that returns :math:`c, d`.
     """
 
-    def __init__(self, network: nn.Module, sigma_data: float, outer: Outer, inner: Inner) -> None:
+    def __init__(
+        self, network: nn.Module, sigma_data: float, outer: Outer, inner: Inner
+    ) -> None:
         super().__init__(network, sigma_data)
         self.outer, self.inner = outer, inner
 
@@ -40,28 +43,28 @@ class Parametrised(CTM):
         """The names of the two structures: a resumed run must have the same."""
         return f"outer={self.outer.__name__}, inner={self.inner.__name__}"
 
-    def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802
-        r"""The jump :math:`a(t, s)\, x + b(t, s)\, g_\theta(x, t, s)`."""
-        return self._jump(x, *self._times(x, t, s))
-
     @torch.no_grad()
     def denoiser(self, x: Tensor, t: Time) -> Tensor:
-        r""":math:`D_\theta(x, t) = x - t\, \partial_s G_\theta(x, t, s)` at :math:`s = t`: the ODE says
-        :math:`\partial_s G = (x - D)/t` there. By forward-mode differentiation; no gradient reaches the weights."""
+        r""":math:`D_\theta(x, t) = x - t\, \partial_s G_\theta(x, t, s)` at :math:`s = t`: the ODE
+        says :math:`\partial_s G = (x - D)/t` there. By forward-mode differentiation; no gradient
+        reaches the weights."""
         t, s = self._times(x, t, t)
-        slope = torch.func.jvp(lambda later: self._jump(x, t, later), (s,), (torch.ones_like(s),))[1]
+        one = torch.ones_like(s)
+        slope = torch.func.jvp(lambda later: self.jump(x, t, later), (s,), (one,))[1]
         return x - t * slope
+
+    def jump(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        r""":math:`a(t, s)\, x + b(t, s)\, g_\theta(x, t, s)`."""
+        keep, aim = self.outer(self, t, s)
+        return keep * x + aim * self(x, t, s)
+
+    def scalings(self, t: Tensor) -> Scalings:
+        r""":math:`c(t), d(t)`."""
+        return self.inner(self, t)
 
     def output_scale(self, t: Tensor, s: Tensor) -> Tensor:
         r""":math:`b(t, s)\, d(t)`."""
         return torch.as_tensor(self.outer(self, t, s)[1] * self.inner(self, t)[1])
-
-    def _jump(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        keep, aim = self.outer(self, t, s)
-        return keep * x + aim * self._g(x, t, s)
-
-    def _inner(self, t: Tensor) -> Scalings:
-        return self.inner(self, t)
 
 
 def euler(model: CTM, t: Tensor, s: Tensor) -> Scalings:

@@ -1,18 +1,19 @@
-r"""What a training step compares: times :math:`t > u \ge s`, a noised point at ``t``, and the teacher's point at ``u``."""
+r"""What a consistency term compares: times :math:`t > u \ge s`, a noised point at ``t``, and
+the teacher's point at ``u``."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ctm._checks import check_choice
-from ctm.flow_map import as_column
-from ctm.schedules import rho_time
-from ctm.solvers import Denoiser, Step, solve
+from ctm.flow_map import Denoiser, as_column
+from ctm.noise import rand, randint, randn, rho_time
+from ctm.solvers import Step, solve
 
-CONSISTENCY = ("local", "soft", "global")
+KINDS = ("local", "soft", "global")
 
 
 class Route(NamedTuple):
@@ -24,12 +25,6 @@ class Route(NamedTuple):
     step: Step
     substeps: int
     limits: tuple[float, float]  #: ``sigma_min, sigma_max``
-
-
-class Data(Protocol):
-    """Anything training data can be drawn from: ``sample(n, generator=g)`` returns ``(n, *data_shape)``."""
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor: ...
 
 
 class Pairs(NamedTuple):
@@ -54,19 +49,27 @@ class Levels(NamedTuple):
 
 
 def draw_levels(
-    n: int, levels: int, consistency: str, from_noise: float, to_data: float, generator: torch.Generator
+    n: int,
+    levels: int,
+    kind: str,
+    from_noise: float,
+    to_data: float,
+    generator: torch.Generator,
 ) -> Levels:
     r"""Draw indices into a grid of ``levels`` steps, that is ``levels + 1`` noise levels.
 
-    :math:`k_t` is 0 with probability ``from_noise``, else uniform; :math:`k_s` is ``levels`` with probability
-    ``to_data``, else uniform below :math:`t`. Where :math:`u` lies is the kind of consistency (Kim et al.
-    2024): ``"local"`` at the next level, ``"global"`` at :math:`s`, ``"soft"`` uniform from one to the other.
+    :math:`k_t` is 0 with probability ``from_noise``, else uniform; :math:`k_s` is ``levels`` with
+    probability ``to_data``, else uniform below :math:`t`. Where :math:`u` lies is the kind of
+    consistency (Kim et al. 2024): ``"local"`` at the next level, ``"global"`` at :math:`s`,
+    ``"soft"`` uniform from one to the other.
     """
-    check_choice(consistency, "consistency", CONSISTENCY)
-    pick_t, pick_s, pick_u, use_noise, use_data = torch.rand((5, n), generator=generator)
+    check_choice(kind, "kind", KINDS)
+    pick_t, pick_s, pick_u, use_noise, use_data = rand(
+        (5, n), generator, device=generator.device
+    )
     t = torch.where(use_noise < from_noise, 0, _index(pick_t, 0, levels - 1))
     s = torch.where(use_data < to_data, levels, _index(pick_s, t + 1, levels))
-    u = {"local": t + 1, "soft": _index(pick_u, t + 1, s), "global": s}[consistency]
+    u = {"local": t + 1, "soft": _index(pick_u, t + 1, s), "global": s}[kind]
     return Levels(t, u, s)
 
 
@@ -82,6 +85,7 @@ def grid_times(k: Tensor, levels: int, offset: Tensor | None, sigma_min: float, 
     levels are moved by ``offset - 1/2`` of a step, so that all times are drawn but those within half a step of an end.
     The ends stay, so no two levels come closer than half a step: the loss divides by :math:`1 - s/t`.
     """
+    k = k.to(torch.float32)
     fraction = k / levels
     if offset is not None:
         inner = (k > 0) & (k < levels)
@@ -94,9 +98,12 @@ def noised_points(
     x0: Tensor, levels: Levels, route: Route, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""The times at ``levels`` and the points :math:`x_t = x_0 + t\,\epsilon`: :math:`x_t, t, u, s`."""
-    offset = torch.rand(len(x0), generator=generator) if route.continuous else None
-    t, u, s = (as_column(grid_times(k, route.grid, offset, *route.limits), x0) for k in levels)
-    return x0 + t * torch.randn(x0.shape, generator=generator), t, u, s
+    offset = rand((len(x0),), generator, device=x0.device) if route.continuous else None
+    t, u, s = (
+        as_column(grid_times(k.to(x0.device), route.grid, offset, *route.limits), x0)
+        for k in levels
+    )
+    return x0 + t * randn(x0.shape, generator, dtype=x0.dtype, device=x0.device), t, u, s
 
 
 def fresh_pairs(x0: Tensor, levels: Levels, route: Route, generator: torch.Generator) -> Pairs:
@@ -123,11 +130,12 @@ class Trajectories:
 
     def refill(self, x0: Tensor, route: Route, generator: torch.Generator) -> None:
         """Solve one trajectory for each ``x0``, from that point noised at ``sigma_max``."""
-        n, (_, sigma_max) = len(x0), route.limits
-        offset = torch.rand((n, 1), generator=generator) if route.continuous else None
-        times = grid_times(torch.arange(route.grid + 1), route.grid, offset, *route.limits)
+        n, device, (_, sigma_max) = len(x0), x0.device, route.limits
+        offset = rand((n, 1), generator, device=device) if route.continuous else None
+        k = torch.arange(route.grid + 1, device=device)
+        times = grid_times(k, route.grid, offset, *route.limits).to(torch.float32)
         self.times = times.expand(n, -1).contiguous()
-        x = x0 + sigma_max * torch.randn(x0.shape, generator=generator)
+        x = x0 + sigma_max * randn(x0.shape, generator, dtype=x0.dtype, device=device)
         points = [x]
         for t, u in zip(self.times.T, self.times.T[1:], strict=False):
             x = solve(route.step, route.teacher, x, as_column(t, x), as_column(u, x), route.substeps)
@@ -136,10 +144,12 @@ class Trajectories:
 
     def pairs(self, levels: Levels, generator: torch.Generator) -> Pairs:
         """Two points each of trajectories drawn at random."""
-        return self.at(torch.randint(len(self.points), levels.t.shape, generator=generator), levels)
+        device = self.points.device
+        return self.at(randint(len(self.points), levels.t.shape, generator, device=device), levels)
 
     def at(self, row: Tensor, levels: Levels) -> Pairs:
         """Two points each of the trajectories ``row``, shape ``(n,)``."""
+        levels = Levels(*(k.to(row.device) for k in levels))
         xt, xu = self.points[row, levels.t], self.points[row, levels.u]
         t, u, s = (as_column(self.times[row, k], xt) for k in levels)
         return Pairs(xt, t, xu, u, s)

@@ -1,0 +1,57 @@
+"""Losses: terms that are called with the models, a draw of data and a generator, and that add
+and scale."""
+
+from ctm.losses.adversarial import Adversarial, hinge_loss, r1_penalty
+from ctm.losses.consistency import Consistency, consistency_loss
+from ctm.losses.denoising import Denoising, dsm_loss, stable_target
+from ctm.losses.objective import (
+    Draw,
+    Models,
+    Objective,
+    Term,
+    adaptive_weight,
+    load_state_of,
+    move_average,
+    name_of,
+    ramped,
+    state_of,
+)
+from ctm.losses.trajectories import (
+    Levels,
+    Pairs,
+    Route,
+    Trajectories,
+    draw_levels,
+    fresh_pairs,
+    grid_times,
+    noised_points,
+)
+
+__all__ = [
+    "Adversarial",
+    "Consistency",
+    "Denoising",
+    "Draw",
+    "Levels",
+    "Models",
+    "Objective",
+    "Pairs",
+    "Route",
+    "Term",
+    "Trajectories",
+    "adaptive_weight",
+    "consistency_loss",
+    "draw_levels",
+    "dsm_loss",
+    "fresh_pairs",
+    "grid_times",
+    "hinge_loss",
+    "load_state_of",
+    "move_average",
+    "name_of",
+    "noised_points",
+    "r1_penalty",
+    "ramped",
+    "stable_target",
+    "state_of",
+]

@@ -1,0 +1,269 @@
+"""What a term of the loss is: anything called with the models, a draw of data and a generator."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ctm._checks import check_number, check_points
+from ctm.flow_map import Data
+from ctm.models import CTM
+
+
+class Objective(Protocol):
+    """A term of the loss, or a whole loss: any function of this signature will do.
+
+    It returns a scalar to be minimised. Points and their condition come from ``draw``, and
+    everything random from ``rng``, so that a run can be repeated and resumed.
+    """
+
+    def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor: ...
+
+
+class Models:
+    r"""The models that a term may look at.
+
+    Attributes:
+        student: the model in training.
+        average: the exponential moving average of its weights, which training ends with.
+        step: how many steps are done.
+        steps: how many there will be.
+        first: in a sum of terms, the value of the first one, against which an adaptive
+            weight is measured; None while that one is computed.
+    """
+
+    def __init__(self, student: CTM, steps: int, target_ema: float = 0.0) -> None:
+        check_number(target_ema, "target_ema", 0, 1 - 1e-6)
+        self.student, self.steps, self.target_ema = student, steps, target_ema
+        self.average, self._target = (_frozen(student) for _ in range(2))
+        self.step = 0
+        self.first: Tensor | None = None
+
+    @property
+    def target(self) -> CTM:
+        r"""The student held still, :math:`\mathrm{sg}`: an average of its weights with decay
+        ``target_ema``, or the current weights where that is 0. Its weights need no gradient."""
+        if not self.target_ema:
+            move_average(self._target, self.student, 0.0)
+        return self._target
+
+    def update(self, ema: float) -> None:
+        """Count a step and move the averages towards the student."""
+        self.step += 1
+        move_average(self.average, self.student, ramped(ema, self.step))
+        if self.target_ema:
+            move_average(self._target, self.student, ramped(self.target_ema, self.step))
+
+    def modules(self) -> dict[str, CTM]:
+        """The models that make up the state of a run."""
+        modules = {"student": self.student, "average": self.average}
+        return modules | {"target": self._target} if self.target_ema else modules
+
+
+class Draw:
+    """Clean points of the data, and their condition.
+
+    ``draw(n)`` returns ``(points, condition)``: points ``(n, *data_shape)`` on the student's
+    device, and what the student is told of each, a tensor with one row a point, or None where
+    the data have no labels or the student takes no condition. ``draw()`` draws ``batch`` points.
+    """
+
+    def __init__(self, data: Data, student: CTM, batch: int, rng: torch.Generator) -> None:
+        self.data, self.batch, self.rng = data, batch, rng
+        self.device = next(student.parameters()).device
+        self.shape = student.shape
+        self.conditional = hasattr(student, "given") and hasattr(data, "sample_labelled")
+
+    def __call__(self, n: int | None = None) -> tuple[Tensor, Tensor | None]:
+        return self._from("sample_conditioned", n)
+
+    def clean(self, n: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """The same without strengths of guidance: points and the class each belongs to."""
+        return self._from("sample_labelled", n)
+
+    def _from(self, method: str, n: int | None) -> tuple[Tensor, Tensor | None]:
+        n = self.batch if n is None else n
+        condition = None
+        if self.conditional:
+            sample = getattr(self.data, method, None) or self.data.sample_labelled  # type: ignore[attr-defined]
+            points, condition = sample(n, generator=self.rng)
+            condition = condition.to(self.device)
+        else:
+            points = self.data.sample(n, generator=self.rng)
+        self.shape = tuple(check_points(points, "data.sample(n)", self.shape).shape[1:])
+        if len(points) != n:
+            raise ValueError(f"data.sample(n) must return n = {n} points, got {len(points)}")
+        return points.to(self.device), condition
+
+
+class Term:
+    """A term of the loss that adds and scales: ``Consistency(teacher) + 0.1 * Denoising()``.
+
+    A subclass gives ``__call__`` (:class:`Objective`), and overrides the other two where it
+    carries a state of its own.
+    """
+
+    def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define __call__")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What must be kept for a run to go on, as named tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`state_dict` gave; raises ValueError if it does not fit."""
+        if state:
+            raise ValueError(f"{type(self).__name__} has no state, got {sorted(state)[:4]}")
+
+    def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
+        """Figures by which a resumed run knows what the term holds, such as its teacher."""
+        return []
+
+    def __repr__(self) -> str:
+        fields = getattr(self, "__dataclass_fields__", {})
+        settings = {name: getattr(self, name) for name in fields}
+        shown = [f"{k}={name_of(v)}" for k, v in settings.items() if not _is_model(v)]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __add__(self, other: Objective) -> Sum:
+        return Sum(*_terms(self), *_terms(other))
+
+    def __radd__(self, other: Objective) -> Sum:
+        return Sum(*_terms(other), *_terms(self))
+
+    def __mul__(self, weight: float) -> Scaled:
+        return Scaled(weight, self)
+
+    __rmul__ = __mul__
+
+
+class Sum(Term):
+    """Terms added up."""
+
+    def __init__(self, *terms: Objective) -> None:
+        self.terms = terms
+
+    def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
+        outer, models.first = models.first, None
+        total = models.first = self.terms[0](models, draw, rng)
+        for term in self.terms[1:]:
+            total = total + term(models, draw, rng)
+        models.first = outer
+        return total
+
+    def __repr__(self) -> str:
+        return " + ".join(map(name_of, self.terms))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            f"{i}.{key}": value
+            for i, term in enumerate(self.terms)
+            for key, value in state_of(term).items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        parts: list[dict[str, Tensor]] = [{} for _ in self.terms]
+        for key, value in state.items():
+            index, _, name = key.partition(".")
+            if not index.isdigit() or int(index) >= len(parts):
+                raise ValueError(f"the sum has no term for the state {key}")
+            parts[int(index)][name] = value
+        for term, part in zip(self.terms, parts, strict=True):
+            load_state_of(term, part)
+
+
+    def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
+        known = [term for term in self.terms if isinstance(term, Term)]
+        return [figure for term in known for figure in term.probe(student, x0, condition)]
+
+
+class Scaled(Term):
+    """A term times a number."""
+
+    def __init__(self, weight: float, term: Objective) -> None:
+        self.weight, self.term = check_number(weight, "weight", 0), term
+
+    def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
+        return self.weight * self.term(models, draw, rng)
+
+    def __repr__(self) -> str:
+        return f"{self.weight:g} * {name_of(self.term)}"
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return state_of(self.term)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        load_state_of(self.term, state)
+
+    def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
+        return self.term.probe(student, x0, condition) if isinstance(self.term, Term) else []
+
+
+def adaptive_weight(main: Tensor, auxiliary: Tensor, last_layer: Tensor) -> Tensor:
+    r""":math:`\lambda = |\nabla_{\theta_L} L_{main}| / |\nabla_{\theta_L} L_{aux}|` at the last
+    layer's weights :math:`\theta_L`, with no gradient (Esser et al. 2021; Kim et al. 2024)."""
+    norms = [
+        torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm()
+        for loss in (main, auxiliary)
+    ]
+    return (norms[0] / norms[1].clamp_min(1e-12)).detach()
+
+
+def balance(models: Models, loss: Tensor) -> Tensor:
+    """:func:`adaptive_weight` of ``loss`` against the first term of the sum it stands in."""
+    if models.first is None:
+        raise ValueError("adaptive must be False in a loss whose first term this is")
+    return adaptive_weight(models.first, loss, models.student.last_layer)
+
+
+def ramped(decay: float, step: int) -> float:
+    """``decay``, but no more than ``(1 + step) / (10 + step)``: a young average forgets its
+    first weights quickly."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def move_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    r"""Exponential moving average of the weights,
+    :math:`\bar\theta \leftarrow decay\,\bar\theta + (1 - decay)\,\theta`. Buffers, such as the
+    running statistics of a batch norm, are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for mine, new in zip(average.buffers(), model.buffers(), strict=True):
+        mine.copy_(new)
+
+
+def state_of(term: Objective) -> dict[str, Tensor]:
+    """The state of a term; nothing for a plain function."""
+    return term.state_dict() if hasattr(term, "state_dict") else {}
+
+
+def load_state_of(term: Objective, state: Mapping[str, Tensor]) -> None:
+    """Give a term its state back."""
+    if hasattr(term, "load_state_dict"):
+        term.load_state_dict(state)
+    elif state:
+        raise ValueError(f"{name_of(term)} has no state, got {sorted(state)[:4]}")
+
+
+def name_of(term: object) -> str:
+    """A term's settings in words: its ``repr``, or the name of a plain function."""
+    return getattr(term, "__qualname__", None) or repr(term)
+
+
+def _is_model(value: object) -> bool:
+    """Whether a setting is a model, which is known again by what it says (:meth:`Term.probe`)."""
+    return any(hasattr(value, method) for method in ("denoiser", "given"))
+
+
+def _terms(objective: Objective) -> tuple[Objective, ...]:
+    if not callable(objective):
+        raise TypeError(f"a term must be callable, got {type(objective).__name__}")
+    return objective.terms if isinstance(objective, Sum) else (objective,)
+
+
+def _frozen(model: CTM) -> CTM:
+    return copy.deepcopy(model).requires_grad_(False)

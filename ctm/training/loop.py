@@ -1,0 +1,227 @@
+"""Training: a generator that yields after every step, and the function that runs it to its
+end."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ctm import checkpoints
+from ctm._checks import check_number
+from ctm.flow_map import Data
+from ctm.losses import Consistency, Denoising, Objective
+from ctm.models import CTM
+from ctm.training.state import History, State
+
+
+def training_steps(state: State) -> Iterator[tuple[int, float]]:
+    """Train one step at a time, yielding ``(steps done, loss)`` after each."""
+    while state.done < state.steps:
+        loss = state.step()
+        yield state.done, loss
+
+
+def train(
+    student: CTM,
+    data: Data,
+    objective: Objective | None = None,
+    steps: int = 5000,
+    seed: int = 0,
+    *,
+    checkpoint: str | Path | None = None,
+    save_every: int = 1000,
+    **options: Any,
+) -> History:
+    r"""Train ``student`` in place; it ends with the averaged weights.
+
+    ::
+
+        train(student, world, Consistency(teacher=world))              # an exact teacher
+        train(student, data, Consistency(denoiser) + 0.1 * Denoising())  # a learned one
+        train(model, data, Denoising())                                # makes such a denoiser
+        train(student, data)                                           # from scratch
+
+    Args:
+        student: the model.
+        data: where clean points are drawn: a world, :class:`ctm.data.Points`, anything with
+            ``sample(n, generator=...)``. Data with classes tell them to a conditional student.
+        objective: the loss: terms of :mod:`ctm.losses`, their sum, or any function
+            ``objective(models, draw, rng)``. None trains from scratch (:func:`from_scratch`).
+        steps: updates of the weights.
+        seed: seed of everything drawn in training. The same seed on the same machine gives the
+            same weights.
+        checkpoint: a file that holds the whole state. If it exists, training goes on from it and
+            ends with the same weights, bit for bit, as if never stopped; more ``steps`` than
+            before prolong it. It is written every ``save_every`` steps, at the end, and when
+            training is interrupted. :func:`ctm.load` reads the averaged model from it.
+        save_every: steps between two writings of ``checkpoint``.
+        options: ``batch`` (320), points in a step; ``lr`` (8e-3), the peak learning rate of Adam,
+            with linear warm-up over 2% of the steps, then half a cosine down to 0; ``ema``
+            (.999), the decay of the average of the weights, ramped up from 0; ``target_ema`` (0),
+            the decay of the average that makes the target's jumps, 0 for the current weights;
+            ``optimizer``, a function of the weights that makes another optimiser than Adam, whose
+            learning rate then is the peak.
+
+    Returns:
+        The loss over the steps.
+
+    Raises:
+        KeyboardInterrupt: passed on when the step under way is whole and ``checkpoint`` is
+            written; the student then holds its average so far.
+        FloatingPointError: the loss or the weights are not finite.
+        TypeError, ValueError: an argument is not as said, or ``checkpoint`` belongs to another
+            run: other data, teacher, settings or seed.
+        OSError: ``checkpoint`` cannot be written; an older one is still whole.
+    """
+    save_every = check_number(save_every, "save_every", 1, integer=True)
+    path = None if checkpoint is None else _writable(Path(checkpoint))
+    if objective is None:
+        return from_scratch(
+            student, data, steps, seed, checkpoint=path, save_every=save_every, **options
+        )
+    state = State(student, data, objective, steps, seed, **options)
+    identity = {} if path is None else state.identity()
+    history, losses = History(), list[float]()
+    if path is not None and path.exists():
+        history, losses = _resume(state, path, identity)
+
+    def save() -> None:
+        state.check()
+        if path is not None:
+            progress = {"done": state.done, "steps": steps, "history": vars(history)}
+            run = identity | progress | {"losses": losses}
+            header = {"model": student.config, "run": run}
+            checkpoints.write(path, state.state_dict(), header)
+
+    every = max(1, steps // 200)
+    started = time.perf_counter() - history.seconds
+    bar = {"total": steps, "initial": state.done, "disable": not _watched(), "leave": False}
+    try:
+        with _interrupts_between_steps() as pressed:
+            for done, loss in tqdm(training_steps(state), **bar):
+                losses.append(loss)
+                history.seconds = time.perf_counter() - started
+                if done % every == 0 or done == steps:
+                    history.step.append(done)
+                    history.loss.append(sum(losses) / len(losses))
+                    losses.clear()
+                if done % save_every == 0 or done == steps:
+                    save()
+                if pressed:
+                    raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        save()
+        raise
+    finally:
+        student.load_state_dict(state.models.average.state_dict())
+    return history
+
+
+def from_scratch(
+    student: CTM,
+    data: Data,
+    steps: int = 5000,
+    seed: int = 0,
+    *,
+    checkpoint: Path | None = None,
+    **options: Any,
+) -> History:
+    """Train without a teacher, in two calls of :func:`train`: half of the steps make a denoiser
+    of the student; the rest distil it, with some denoising beside, which keeps it true.
+
+    Arguments as for :func:`train`. Beside ``checkpoint`` the denoiser is kept, in a file of the
+    same name that ends in ``.denoiser.safetensors``.
+    """
+    steps = check_number(steps, "steps", 2, integer=True)
+    beside = checkpoint and checkpoint.with_suffix(f".denoiser{checkpoint.suffix}")
+    first = train(student, data, Denoising(), steps // 2, seed, checkpoint=beside, **options)
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    objective = Consistency(teacher) + 0.1 * Denoising()
+    rest = steps - steps // 2
+    then = train(student, data, objective, rest, seed, checkpoint=checkpoint, **options)
+    return History(
+        first.step + [steps // 2 + done for done in then.step],
+        first.loss + then.loss,
+        first.seconds + then.seconds,
+    )
+
+
+def _watched() -> bool:
+    """Whether somebody sees a progress bar: in a terminal, or in a notebook that is open."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+@contextmanager
+def _interrupts_between_steps() -> Iterator[list[int]]:
+    """Hold Ctrl-C back until the step under way is whole; the list is not empty once it was
+    pressed."""
+    pressed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only there can it be caught
+        yield pressed
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _writable(path: Path) -> Path:
+    """``path`` if a file can be made there, by the rights that this process has now: said before
+    training, not after an hour of it."""
+    if not path.parent.is_dir():
+        raise ValueError(f"checkpoint must be a file in an existing folder, got {path}")
+    if not os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(f"checkpoint must be in a folder that can be written to, got {path}")
+    return path
+
+
+def _resume(
+    state: State, path: Path, identity: dict[str, Any]
+) -> tuple[History, list[float]]:
+    tensors, header = checkpoints.read(path)
+    run = header.get("run")
+    if not isinstance(run, dict):
+        raise ValueError(f"checkpoint {path} holds no training run; is it a saved model?")
+    for name, value in identity.items():
+        if not _same(run.get(name), value):
+            raise ValueError(
+                f"checkpoint {path} was written with {name} = {run.get(name)}, this run has {value}"
+            )
+    if isinstance(run.get("steps"), int) and state.steps < run["steps"]:
+        raise ValueError(f"steps must be {run['steps']} or more for {path}, got {state.steps}")
+    try:
+        state.load_state_dict(tensors, run["done"])
+        history, losses = History(**run["history"]), run["losses"]
+        check_number(history.seconds, "history.seconds", 0)
+        for name, values in (
+            ("losses", losses),
+            ("history.loss", history.loss),
+            ("history.step", history.step),
+        ):
+            if not isinstance(values, list):
+                raise TypeError(f"{name} must be a list, got {type(values).__name__}")
+            for value in values:
+                check_number(value, name)
+        return history, losses
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"checkpoint {path} is damaged: {error}") from error
+
+
+def _same(held: Any, wanted: Any) -> bool:
+    """Whether two facts agree; of figures, to what another processor's rounding may change."""
+    if isinstance(wanted, list) and isinstance(held, list) and len(held) == len(wanted):
+        size = max(map(abs, wanted), default=0.0)
+        pairs = zip(held, wanted, strict=True)
+        return all(isinstance(a, float) and abs(a - b) <= 1e-4 * size for a, b in pairs)
+    return bool(held == wanted)
