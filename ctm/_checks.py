@@ -98,7 +98,7 @@ def check_schedule(times: Any, name: str = "times") -> list[float]:
 
 def check_number(
     value: Any, name: str, low: float = -math.inf, high: float = math.inf, *, integer: bool = False, above: bool = False
-) -> None:
+) -> Any:
     """Raise unless ``value`` is a finite number in ``[low, high]`` (``(low, high]`` with ``above``)."""
     if isinstance(value, bool) or not isinstance(value, int if integer else int | float):
         raise TypeError(f"{name} must be {'an integer' if integer else 'a number'}, got {value!r}")
@@ -106,6 +106,7 @@ def check_number(
     if not ((isinstance(value, int) or math.isfinite(value)) and (low < value if above else low <= value) and value <= high):
         bracket = "(" if above else "["
         raise ValueError(f"{name} must lie in {bracket}{low:g}, {high:g}], got {value!r}")
+    return value
 
 
 def check_choice(value: Any, name: str, allowed: Collection[str]) -> None:
@@ -118,3 +119,11 @@ def seeded(seed: Any) -> torch.Generator:
     """A generator with this seed, after checking it."""
     check_number(seed, "seed", 0, 2**63 - 1, integer=True)
     return torch.Generator().manual_seed(seed)
+
+
+def check_jump(x,t,s,low,high,shape=None):
+    check_points(x)
+    t = check_times(t, x, "t", low, high)
+    s = check_times(s, x, "s", low, high)
+    check_order(t, s)
+    return t, s

@@ -13,7 +13,7 @@ from torch import Tensor
 from ctm._checks import NonFiniteError, check_number, check_points, seeded
 from ctm.flow_map import FlowMap
 from ctm.metrics import ratio_to_floor
-from ctm.pairs import Data
+from ctm.flow_map import Data
 from ctm.schedules import rho_time
 
 ADVICE = {

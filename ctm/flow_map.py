@@ -7,6 +7,13 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from typing import Protocol
+class Denoiser(Protocol):
+    def denoiser(self, x, t): ...
+class Data(Protocol):
+    def sample(self, n, *, generator=None): ...
+class Conditional(Protocol):
+    def given(self, condition): ...
 Time = float | Tensor
 """A noise level, one number for all samples, or a tensor with one number per sample."""
 
@@ -22,6 +29,8 @@ class FlowMap(ABC):
     sigma_min: float
     sigma_max: float
     sigma_data: float
+    shape = None
+    center = 0.0
 
     @abstractmethod
     def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802 (the field's symbol)

@@ -66,7 +66,10 @@ class LabelledMixture(GaussianMixture):
         members = torch.nn.functional.one_hot(self.labels, self.classes).to(torch.float64)
         return torch.cat([self._log_terms(xs, ts)[0].softmax(1) @ members for xs, ts in self._chunks(flat, time)])
 
-    def given(self, label: Label, w: float | Tensor = 1.0) -> GuidedMixture:
+    def given(self, label: Label, w=None) -> GuidedMixture:
+        label, w = split_condition(label, w)
+        return GuidedMixture(self, label, w)
+    def given_(self, label: Label, w: float | Tensor = 1.0) -> GuidedMixture:
         r"""The world of a class with classifier-free guidance of strength ``w``: 1 is the class itself, 0 the whole."""
         return GuidedMixture(self, label, w)
 
@@ -157,3 +160,9 @@ def check_strength(w: float | Tensor) -> Tensor:
     if not bool(torch.isfinite(strength).all()) or bool((strength < 0).any()):
         raise ValueError(f"w must be finite and not negative, got values from {strength.min():g} to {strength.max():g}")
     return strength.reshape(-1)
+
+Condition = Label
+def split_condition(condition, w=None, classes=10**6):
+    if isinstance(condition, Tensor) and condition.ndim == 2:
+        return check_label(condition[:,0].long(), classes), check_strength(condition[:,1])
+    return check_label(condition, classes), check_strength(1.0 if w is None else w)

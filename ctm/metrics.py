@@ -13,7 +13,7 @@ from torch import Tensor
 from ctm._checks import check_choice, check_number, check_points, check_schedule, seeded
 from ctm.flow_map import FlowMap
 from ctm.mixture import GaussianMixture
-from ctm.pairs import Data
+from ctm.flow_map import Data
 
 Metric = Callable[[Tensor, Tensor], float]
 

@@ -69,3 +69,36 @@ class MLP(nn.Module):
         angle = (times[:, :, None] * self.frequencies).flatten(1)
         told = (flat.new_zeros(1, self.conditions) if condition is None else condition).expand(len(flat), -1)
         return self.body(torch.cat([self.gain * flat, times, angle.sin(), angle.cos(), told], 1)).reshape(x.shape)
+
+
+class Discriminator(nn.Module):
+    r"""A number :math:`J(x, \tau)` for each point, above 0 where it takes the point for data noised to :math:`\tau`.
+
+    Args:
+        dim: numbers in a point.
+        sigma_data: standard deviation of the data.
+        width: units in each of three hidden layers.
+        seed: seed of the initial weights.
+    """
+
+    def __init__(self, dim: int, sigma_data: float, width: int = 64, seed: int = 0) -> None:
+        super().__init__()
+        check_number(sigma_data, "sigma_data", 0, above=True)
+        self.sigma_data = sigma_data
+        sizes = [dim + 1, width, width, width]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            hidden = [module for a, b in zip(sizes, sizes[1:], strict=False) for module in (nn.Linear(a, b), nn.SiLU())]
+            self.body = nn.Sequential(*hidden, nn.Linear(width, 1))
+
+    def forward(self, x: Tensor, tau: Tensor) -> Tensor:
+        """``x``: ``(n, *shape)``; ``tau``: ``(n, 1, ...)``. Returns ``(n,)``."""
+        scaled = (4 * (1/(tau**2+self.sigma_data**2).sqrt()) * x).flatten(1)
+        return self.body(torch.cat([scaled, (tau.log()/4).flatten(1)], 1))[:, 0]
+
+
+
+def default(shape, conditions=0, seed=0):
+    import math
+    d=math.prod(shape)
+    return MLP(d, gain=8.0*min(1,(2/d)**.5), seed=seed, conditions=conditions)

@@ -117,7 +117,9 @@ class Consistency(Term):
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
         pairs, condition = self.pairs(models, draw, rng)
-        student, target = (given(m, condition) for m in (models.student, models.target))
+        student = given(models.student, condition)
+        lands = (self.kind, self.compare) == ("global", "s")  # at u = s: no target jumps
+        target = student if lands else given(models.target, condition)
         return consistency_loss(student, target, pairs, self.compare)
 
     def pairs(

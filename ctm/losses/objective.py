@@ -40,6 +40,8 @@ class Models:
         check_number(target_ema, "target_ema", 0, 1 - 1e-6)
         self.student, self.steps, self.target_ema = student, steps, target_ema
         self.average, self._target = (_frozen(student) for _ in range(2))
+        # walking through the modules takes longer than moving their weights: done once
+        self._moving = [_tensors(m) for m in (student, self.average, self._target)]
         self.step = 0
         self.first: Tensor | None = None
 
@@ -48,15 +50,18 @@ class Models:
         r"""The student held still, :math:`\mathrm{sg}`: an average of its weights with decay
         ``target_ema``, or the current weights where that is 0. Its weights need no gradient."""
         if not self.target_ema:
-            move_average(self._target, self.student, 0.0)
+            self._move(2, 0.0)
         return self._target
 
     def update(self, ema: float) -> None:
         """Count a step and move the averages towards the student."""
         self.step += 1
-        move_average(self.average, self.student, ramped(ema, self.step))
+        self._move(1, ramped(ema, self.step))
         if self.target_ema:
-            move_average(self._target, self.student, ramped(self.target_ema, self.step))
+            self._move(2, ramped(self.target_ema, self.step))
+
+    def _move(self, which: int, decay: float) -> None:
+        move_tensors(self._moving[which], self._moving[0], decay)
 
     def modules(self) -> dict[str, CTM]:
         """The models that make up the state of a run."""
@@ -226,14 +231,27 @@ def ramped(decay: float, step: int) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-@torch.no_grad()
 def move_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     r"""Exponential moving average of the weights,
     :math:`\bar\theta \leftarrow decay\,\bar\theta + (1 - decay)\,\theta`. Buffers, such as the
     running statistics of a batch norm, are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-    for mine, new in zip(average.buffers(), model.buffers(), strict=True):
-        mine.copy_(new)
+    move_tensors(_tensors(average), _tensors(model), decay)
+
+
+Moving = tuple[list[Tensor], list[Tensor]]
+"""The weights and the buffers of a model."""
+
+
+@torch.no_grad()
+def move_tensors(average: Moving, model: Moving, decay: float) -> None:
+    """:func:`move_average` of tensors that are listed already."""
+    torch._foreach_lerp_(average[0], model[0], 1 - decay)
+    if average[1]:
+        torch._foreach_copy_(average[1], model[1])
+
+
+def _tensors(model: torch.nn.Module) -> Moving:
+    return list(model.parameters()), list(model.buffers())
 
 
 def state_of(term: Objective) -> dict[str, Tensor]:
