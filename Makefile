@@ -10,10 +10,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-deps --require-hashes --onl
 HTML := _build/html/book
 NB ?= $(wildcard book/*.ipynb)
 WORKERS ?= 2
-STUDIES ?= first_light parametrisations loss training samplers factors teachers sixteen adversarial likelihood control pitfalls
+STUDIES ?= joint scaling first_light parametrisations loss training samplers factors teachers sixteen adversarial likelihood control pitfalls
 # One thread for each worker: two notebooks then share two cores, and results do not depend on their number.
 export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
+# Outputs are stored and compared: no progress bar among them.
+export TQDM_DISABLE := 1
 
 .PHONY: help book serve test unit notebooks steady pages weigh screenshots lab pdf execute lint checkpoints studies licences lock audit agreement mutants bench clean
 
@@ -64,6 +66,7 @@ lint: $(READY) ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy ctm
+	$(BIN)/lint-imports --no-cache
 
 checkpoints: $(READY) ## train the models that chapters load, each with its card (about eight minutes)
 	$(BIN)/python -m studies.checkpoints

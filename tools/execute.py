@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+os.environ["TQDM_DISABLE"] = "1"  # kernels inherit it: no progress bar among the stored outputs
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
