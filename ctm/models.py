@@ -172,12 +172,12 @@ class CTM(nn.Module, FlowMap):
         return next((w.dtype for w in self.network.parameters()), torch.float32)
 
     def restore(self, z: Tensor) -> Tensor:
-        """Points in the data's own units, ``shift + scale * z``; in float64 if these are tensors,
-        for a column may lie far from 0."""
-        shift, scale = (
-            v.to(z.device) if isinstance(v, Tensor) else v for v in (self.shift, self.scale)
-        )
-        return z if (shift, scale) == (0.0, 1.0) else shift + scale * z
+        """Points in the data's own units, ``shift + scale * z``: in float64 where the model has
+        such units, for a column may lie far from 0."""
+        if isinstance(self.shift, float) and isinstance(self.scale, float):
+            return z if (self.shift, self.scale) == (0.0, 1.0) else self.shift + self.scale * z
+        shift, scale = (torch.as_tensor(v, device=z.device) for v in (self.shift, self.scale))
+        return shift + scale * z.to(torch.float64)
 
     @property
     def config(self) -> dict[str, Any]:
