@@ -9,9 +9,9 @@ from ctm import (
     metrics,
     models,
     networks,
+    noise,
     parametrisations,
     samplers,
-    schedules,
     solvers,
 )
 from ctm.adversarial import Adversarial
@@ -48,11 +48,11 @@ __all__ = [
     "metrics",
     "models",
     "networks",
+    "noise",
     "parametrisations",
     "read_card",
     "samplers",
     "save",
-    "schedules",
     "solvers",
     "train",
     "train_conditional",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ctm._checks import check_number
 from ctm.losses import adaptive_weight
 from ctm.models import CTM, c_in, c_noise
-from ctm.schedules import rho_time
+from ctm.noise import rho_time
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ctm.losses import consistency_loss, dsm_loss
 from ctm.pairs import Route, draw_levels
 from ctm.recipe import Recipe
 from ctm.run import Run
-from ctm.schedules import rho_time
+from ctm.noise import rho_time
 from ctm.solvers import STEPS, Denoiser
 from ctm.training import History, training_steps
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ctm._checks import check_choice
 from ctm.flow_map import as_column
-from ctm.schedules import rho_time
+from ctm.noise import rho_time
 from ctm.solvers import Denoiser, Step, solve
 
 CONSISTENCY = ("local", "soft", "global")

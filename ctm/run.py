@@ -14,7 +14,7 @@ from ctm.losses import adaptive_weight, consistency_loss, dsm_loss
 from ctm.models import CTM
 from ctm.pairs import Data, Pairs, Route, Trajectories, draw_levels, fresh_pairs, noised_points
 from ctm.recipe import Recipe
-from ctm.schedules import rho_time
+from ctm.noise import rho_time
 from ctm.solvers import STEPS, Denoiser
 
 

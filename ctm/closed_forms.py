@@ -1,0 +1,65 @@
+"""Exact flow maps that need no integration, to test others against."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ctm.flow_map import FlowMap, Time, as_column
+from ctm.mixture import GaussianMixture, time_range
+
+
+class AffineMap(FlowMap):
+    r"""The flow map of one Gaussian :math:`N(\mu, c^2)`, which is affine:
+
+    .. math:: G(x, t, s) = \mu + (x - \mu) \sqrt{\frac{c^2 + s^2}{c^2 + t^2}}, \qquad
+        D(x, t) = \frac{c^2 x + t^2 \mu}{c^2 + t^2}
+
+    ``mean`` and ``std`` are numbers or, axis by axis, tensors that broadcast against points.
+    """
+
+    def __init__(self, mean: float | Tensor = 0.0, std: float | Tensor = 1.0) -> None:
+        self.mean, self.std, self.center = mean, std, mean
+        root = std.square().mean().sqrt() if isinstance(std, Tensor) else std
+        self.sigma_data = float(root)
+        self.sigma_min, self.sigma_max = time_range(self.sigma_data)
+
+    def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802
+        before, after = (self.std**2 + as_column(level, x) ** 2 for level in (t, s))
+        return (self.mean + (x - self.mean) * (after / before) ** 0.5).to(x.dtype)
+
+    def denoiser(self, x: Tensor, t: Time) -> Tensor:
+        noise, own = as_column(t, x) ** 2, self.std**2
+        return ((own * x + noise * self.mean) / (own + noise)).to(x.dtype)
+
+
+class Line(FlowMap):
+    r"""The flow map of a mixture in one dimension by its quantiles: trajectories cannot cross, so
+    :math:`F_s(G(x, t, s)) = F_t(x)`, with :math:`F_t` the distribution function of :math:`p_t`."""
+
+    def __init__(self, world: GaussianMixture) -> None:
+        self.world, self.sigma_data, self.center = world, world.sigma_data, world.center
+        self.sigma_min, self.sigma_max, self.shape = world.sigma_min, world.sigma_max, (1,)
+
+    def F(self, x: Tensor, t: float) -> Tensor:  # noqa: N802
+        """The distribution function of p_t, shape ``(n,)``."""
+        scaled = (x - self.world.means.T) / (self.world.stds**2 + t**2).sqrt()
+        return (self.world.weights * torch.special.ndtr(scaled)).sum(1)
+
+    def G(self, x: Tensor, t: Any, s: Any) -> Tensor:  # noqa: N802
+        """As in :class:`FlowMap`, for one ``t`` and one ``s``, by a table of 20,001 quantiles."""
+        means, reach = self.world.means, 7 * math.hypot(float(self.world.stds.max()), s)
+        low, high = float(means.min()) - reach, float(means.max()) + reach
+        table = torch.linspace(low, high, 20_001, dtype=torch.float64, device=x.device)[
+            :, None
+        ]
+        parts = (self.F(x, t), self.F(table, s), table[:, 0])
+        found = np.interp(*(part.cpu().numpy() for part in parts))
+        return torch.from_numpy(found)[:, None].to(x)
+
+    def denoiser(self, x: Tensor, t: Time) -> Tensor:
+        return self.world.denoiser(x, t)
