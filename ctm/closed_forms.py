@@ -19,7 +19,8 @@ class AffineMap(FlowMap):
     .. math:: G(x, t, s) = \mu + (x - \mu) \sqrt{\frac{c^2 + s^2}{c^2 + t^2}}, \qquad
         D(x, t) = \frac{c^2 x + t^2 \mu}{c^2 + t^2}
 
-    ``mean`` and ``std`` are numbers or, axis by axis, tensors that broadcast against points.
+    ``mean`` and ``std`` are numbers or, axis by axis, tensors that broadcast against
+    points.
     """
 
     def __init__(self, mean: float | Tensor = 0.0, std: float | Tensor = 1.0) -> None:
@@ -38,8 +39,9 @@ class AffineMap(FlowMap):
 
 
 class Line(FlowMap):
-    r"""The flow map of a mixture in one dimension by its quantiles: trajectories cannot cross, so
-    :math:`F_s(G(x, t, s)) = F_t(x)`, with :math:`F_t` the distribution function of :math:`p_t`."""
+    r"""The flow map of a mixture in one dimension by its quantiles: trajectories cannot
+    cross, so :math:`F_s(G(x, t, s)) = F_t(x)`, with :math:`F_t` the distribution function
+    of :math:`p_t`."""
 
     def __init__(self, world: GaussianMixture) -> None:
         self.world, self.sigma_data, self.center = world, world.sigma_data, world.center
@@ -51,7 +53,8 @@ class Line(FlowMap):
         return (self.world.weights * torch.special.ndtr(scaled)).sum(1)
 
     def G(self, x: Tensor, t: Any, s: Any) -> Tensor:  # noqa: N802
-        """As in :class:`FlowMap`, for one ``t`` and one ``s``, by a table of 20,001 quantiles."""
+        """As in :class:`FlowMap`, for one ``t`` and one ``s``, by a table of 20,001
+        quantiles."""
         means, reach = self.world.means, 7 * math.hypot(float(self.world.stds.max()), s)
         low, high = float(means.min()) - reach, float(means.max()) + reach
         table = torch.linspace(low, high, 20_001, dtype=torch.float64, device=x.device)[

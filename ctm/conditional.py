@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ctm.labelled import Label, check_label, check_strength
+from ctm.labelled import Condition as Label, read_condition
 from ctm.models import CTM
 from ctm.networks import MLP
 
@@ -35,7 +35,7 @@ class ConditionalCTM(CTM):
 
     def given(self, label: Label, w: float | Tensor = 1.0) -> CTM:
         r"""The model for one class and strength, or for one of each per sample. ``w`` has no meaning without a class."""
-        labels, strength = check_label(label, self.classes), check_strength(w)
+        labels, strength = read_condition(label, w, self.classes)
         named = (labels >= 0)[:, None]
         one_hot = nn.functional.one_hot(labels.clamp_min(0), self.classes) * named
         rows = max(len(labels), len(strength))

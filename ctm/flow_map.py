@@ -1,5 +1,6 @@
 """The one abstraction of the package: anything that can jump along the trajectories of the
-probability-flow ODE; and what the other modules ask of a denoiser, of data and of conditions."""
+probability-flow ODE; and what the other modules ask of a denoiser, of data and of
+conditions."""
 
 from __future__ import annotations
 
@@ -15,23 +16,27 @@ Time = float | Tensor
 
 
 class Denoiser(Protocol):
-    """Anything with ``denoiser(x, t)``: the mean of the clean points that could have become ``x``."""
+    """Anything with ``denoiser(x, t)``: the mean of the clean points that could have become
+    ``x``."""
 
     def denoiser(self, x: Tensor, t: Time) -> Tensor: ...
 
 
 class Data(Protocol):
-    """Anything to draw points from: ``sample(n, generator=g)`` returns ``(n, *data_shape)``."""
+    """Anything to draw points from: ``sample(n, generator=g)`` returns ``(n,
+    *data_shape)``."""
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor: ...
 
 
 class FlowMap(ABC):
-    r"""A flow map :math:`G(x, t, s)` of the probability-flow ODE, together with its denoiser.
+    r"""A flow map :math:`G(x, t, s)` of the probability-flow ODE, together with its
+    denoiser.
 
-    Time is the noise level and runs down: :math:`\sigma_{max} \ge t \ge s \ge \sigma_{min}`.
-    Points have shape ``(n, *data_shape)``; times are numbers or tensors ``(n,)``. A subclass
-    gives :meth:`G` and :meth:`denoiser`; the rest follows from them.
+    Time is the noise level and runs down:
+        :math:`\sigma_{max} \ge t \ge s \ge \sigma_{min}`.
+    Points have shape ``(n, *data_shape)``; times are numbers or tensors ``(n,)``. A
+    subclass gives :meth:`G` and :meth:`denoiser`; the rest follows from them.
     """
 
     sigma_min: float
@@ -46,12 +51,12 @@ class FlowMap(ABC):
 
     @abstractmethod
     def denoiser(self, x: Tensor, t: Time) -> Tensor:
-        r""":math:`D(x, t) = E[x_0 \mid x_t = x]`, the mean of the clean points that could have
-        become ``x``."""
+        r""":math:`D(x, t) = E[x_0 \mid x_t = x]`, the mean of the clean points that could
+        have become ``x``."""
 
     def score(self, x: Tensor, t: Time) -> Tensor:
-        r""":math:`\nabla_x \log p_t(x) = (D(x, t) - x) / t^2` (Tweedie's formula; Efron 2011),
-        for :math:`t > 0`."""
+        r""":math:`\nabla_x \log p_t(x) = (D(x, t) - x) / t^2` (Tweedie's formula; Efron
+        2011), for :math:`t > 0`."""
         return (self.denoiser(x, t) - x) / as_column(t, x) ** 2
 
     def velocity(self, x: Tensor, t: Time) -> Tensor:
@@ -67,9 +72,11 @@ class Conditional(Protocol):
 
 
 class Perturbed(FlowMap):
-    """A flow map with an error put in on purpose, to see what it does: :math:`G = exact + error`.
+    """A flow map with an error put in on purpose, to see what it does:
+    :math:`G = exact + error`.
 
-    ``error`` is called with ``x, t, s`` and the exact point at ``s``, and returns its shape.
+    ``error`` is called with ``x, t, s`` and the exact point at ``s``, and returns its
+    shape.
     """
 
     def __init__(self, exact: FlowMap, error: Callable[..., Tensor]) -> None:

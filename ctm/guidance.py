@@ -10,7 +10,7 @@ from torch import Tensor
 from ctm._checks import check_number
 from ctm.conditional import ConditionalCTM
 from ctm.flow_map import as_column
-from ctm.labelled import NO_LABEL, Label, LabelledMixture
+from ctm.labelled import NO_LABEL, Condition as Label, LabelledMixture
 from ctm.losses import consistency_loss, dsm_loss
 from ctm.pairs import Route, draw_levels
 from ctm.recipe import Recipe

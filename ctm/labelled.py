@@ -1,5 +1,5 @@
-"""Mixtures whose components carry class labels: the conditional worlds, and the guided ones, are
-exact too."""
+"""Mixtures whose components carry class labels: the conditional worlds, and the guided
+ones, are exact too."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NO_LABEL = -1
 """The label of a sample that may belong to any class."""
 
 Condition = int | Tensor | None
-"""One class for all samples or, as a tensor ``(n,)``, one for each; None and -1 stand for any class.
-A table ``(n, 2)`` holds a class and a strength of guidance for each."""
+"""One class for all samples or, as a tensor ``(n,)``, one for each; None and -1 stand for
+any class. A table ``(n, 2)`` holds a class and a strength of guidance for each."""
 
 
 class LabelledMixture(GaussianMixture):
@@ -28,8 +28,8 @@ class LabelledMixture(GaussianMixture):
 
     Args:
         means, stds, weights: as there.
-        labels: the class of each component, whole numbers 0, 1, ... of shape ``(k,)``, each class
-            at least once.
+        labels: the class of each component, whole numbers 0, 1, ... of shape ``(k,)``, each
+            class at least once.
 
     Attributes:
         classes: the number of classes.
@@ -48,8 +48,9 @@ class LabelledMixture(GaussianMixture):
         return moved(self, device)
 
     def of_class(self, label: int) -> GaussianMixture:
-        r"""The world of one class, :math:`p(x \mid c) \propto \sum_{k \in c} w_k N(\mu_k, c_k^2 I)`,
-        with the noise levels, the ``sigma_data`` and the ``center`` of the whole."""
+        r"""The world of one class,
+        :math:`p(x \mid c) \propto \sum_{k \in c} w_k N(\mu_k, c_k^2 I)`, with the noise
+        levels, the ``sigma_data`` and the ``center`` of the whole."""
         check_number(label, "label", 0, self.classes - 1, integer=True)
         own = self.labels == int(label)
         world = GaussianMixture(self.means[own], self.stds[own], self.weights[own])
@@ -61,13 +62,14 @@ class LabelledMixture(GaussianMixture):
     def sample_labelled(
         self, n: int, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draw ``n`` points with their classes: shapes ``(n, *data_shape)`` and ``(n,)``."""
+        """Draw ``n`` points with their classes: shapes ``(n, *data_shape)`` and
+        ``(n,)``."""
         points, pick = self._draw(n, generator, None)
         return points, self.labels[pick]
 
     def class_probabilities(self, x: Tensor, t: Time = 0.0) -> Tensor:
-        r""":math:`p(c \mid x_t = x)` for every class, shape ``(n, classes)``, in float64: what the
-        best classifier of noised points would say."""
+        r""":math:`p(c \mid x_t = x)` for every class, shape ``(n, classes)``, in float64:
+        what the best classifier of noised points would say."""
         flat, time = self._flat(x, t)
         members = torch.nn.functional.one_hot(self.labels, self.classes).to(torch.float64)
         chunks = self._chunks(flat, time)
@@ -76,17 +78,18 @@ class LabelledMixture(GaussianMixture):
         )
 
     def given(self, condition: Condition, w: float | Tensor | None = None) -> GuidedMixture:
-        r"""The world of a class with classifier-free guidance of strength ``w``: 1 (None) is the
-        class itself, 0 the whole. See :func:`read_condition` for what may be given."""
+        r"""The world of a class with classifier-free guidance of strength ``w``: 1 (None)
+        is the class itself, 0 the whole. See :func:`read_condition` for what may be
+        given."""
         return GuidedMixture(self, condition, w)
 
     def guided_score(self, flat: Tensor, time: Tensor, label: Tensor, w: Tensor) -> Tensor:
-        r""":math:`(1 - w)\, \nabla \log p_t(x) + w\, \nabla \log p_t(x \mid c)`, as a sum over
-        components.
+        r""":math:`(1 - w)\, \nabla \log p_t(x) + w\, \nabla \log p_t(x \mid c)`, as a sum
+        over components.
 
-        Each component pulls with :math:`(1 - w)\, r_k + w\, r_k^c`, its probability given ``x``,
-        and given ``x`` and ``c``. Points ``(n, d)`` from ``center``, the others ``(n, 1)``; all in
-        float64 but the labels.
+        Each component pulls with :math:`(1 - w)\, r_k + w\, r_k^c`, its probability given
+        ``x``, and given ``x`` and ``c``. Points ``(n, d)`` from ``center``, the others
+        ``(n, 1)``; all in float64 but the labels.
         """
         parts = []
         columns = (part.split(self._rows()) for part in (flat, time, label, w))
@@ -100,12 +103,13 @@ class LabelledMixture(GaussianMixture):
 
 
 class GuidedMixture(FlowMap):
-    r"""The exact denoiser :math:`D_w = D + w\,(D_c - D)` of classifier-free guidance (Ho and Salimans
-    2022), where :math:`D_c(x, t) = E[x_0 \mid x_t = x, c]`, and the exact flow map of the ODE that
-    it drives.
+    r"""The exact denoiser :math:`D_w = D + w\,(D_c - D)` of classifier-free guidance (Ho
+    and Salimans 2022), where :math:`D_c(x, t) = E[x_0 \mid x_t = x, c]`, and the exact flow
+    map of the ODE that it drives.
 
-    For :math:`w = 1` that is the flow map of :math:`p(x \mid c)`. For other :math:`w` it is the truth
-    about a teacher, not about any data: no density is known whose flow map it would be.
+    For :math:`w = 1` that is the flow map of :math:`p(x \mid c)`. For other :math:`w` it is
+    the truth about a teacher, not about any data: no density is known whose flow map it
+    would be.
 
     Args:
         world: the labelled world.
@@ -123,8 +127,8 @@ class GuidedMixture(FlowMap):
         self.label, self.w = label.to(world.means.device), strength.to(world.means.device)
 
     def denoiser(self, x: Tensor, t: Time) -> Tensor:
-        r""":math:`D_w(x, t) = x + t^2\, s_w(x, t)`, with the guided score :math:`s_w`. Shape of
-        ``x``."""
+        r""":math:`D_w(x, t) = x + t^2\, s_w(x, t)`, with the guided score :math:`s_w`.
+        Shape of ``x``."""
         flat, time, *told = self._columns(x, t)
         return self.world._as_given(
             flat + time**2 * self.world.guided_score(flat, time, *told), x
@@ -152,10 +156,12 @@ class GuidedMixture(FlowMap):
 def read_condition(
     condition: Any, w: float | Tensor | None, classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Classes (int64, -1 for any) and strengths of guidance (float64), each ``(1,)`` or ``(n,)``.
+    """Classes (int64, -1 for any) and strengths of guidance (float64), each ``(1,)`` or
+    ``(n,)``.
 
     Args:
-        condition: None, a class, labels ``(n,)``, or a table ``(n, 2)`` of labels and strengths.
+        condition: None, a class, labels ``(n,)``, or a table ``(n, 2)`` of labels and
+            strengths.
         w: a strength or one for each sample, where no table gives it; 1 if None.
         classes: how many there are.
 
@@ -189,8 +195,8 @@ def read_condition(
 
 
 def check_labels(labels: Any, n: int) -> tuple[Tensor, int]:
-    """The class of each of ``n`` samples as int64 ``(n,)``, and the number of classes; raise unless
-    they are whole numbers from 0 on, each used at least once."""
+    """The class of each of ``n`` samples as int64 ``(n,)``, and the number of classes;
+    raise unless they are whole numbers from 0 on, each used at least once."""
     table = numbers(labels, "labels")
     if table.shape != (n,):
         raise ValueError(f"labels must have shape ({n},), got {tuple(table.shape)}")

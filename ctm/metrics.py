@@ -1,4 +1,5 @@
-"""How good is a flow map? Against the exact map point by point, and as samples against the data."""
+"""How good is a flow map? Against the exact map point by point, and as samples against the
+data."""
 
 from __future__ import annotations
 
@@ -6,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import ot
 import torch
 from torch import Tensor
 
 from ctm._checks import check_choice, check_number, check_points, check_schedule, seeded
-from ctm.flow_map import FlowMap
+from ctm.flow_map import Data, FlowMap
 from ctm.mixture import GaussianMixture
-from ctm.pairs import Data
+from ctm.noise import noised
 
 Metric = Callable[[Tensor, Tensor], float]
 
@@ -30,9 +30,11 @@ def flow_map_error(
 ) -> float:
     r"""Relative error of a jump against the exact one,
 
-    .. math:: \sqrt{E\,|G_\theta(x_t, t, s) - G(x_t, t, s)|^2 \big/ E\,|x_0|^2}, \qquad x_t = x_0 + t\,\epsilon,
+    .. math:: \sqrt{E\,|G_\theta(x_t, t, s) - G(x_t, t, s)|^2 \big/ E\,|x_0 - \bar x|^2},
+        \qquad x_t = x_0 + t\,\epsilon,
 
-    by default of the one-step sample: from ``sigma_max`` to ``sigma_min`` of the flow map.
+    with :math:`\bar x` the world's ``center``; by default of the one-step sample, from
+    ``sigma_max`` to ``sigma_min`` of the flow map.
 
     Args:
         flow_map: the map to judge.
@@ -47,17 +49,33 @@ def flow_map_error(
     check_number(t, "t", 0)
     check_number(s, "s", 0, t)
     generator = seeded(seed)
-    x0 = world.sample(n, generator=generator)
-    xt = x0 + t * torch.randn(x0.shape, generator=generator)
-    difference = flow_map.G(xt, t, s) - world.G(xt, t, s)
-    return float((difference.square().sum() / x0.square().sum()).sqrt())
+    x0 = world.sample(int(n), generator=generator)
+    xt = noised(x0, t, generator)
+    spread = (x0.double() - world.center).square().mean().sqrt()
+    return relative_error(flow_map.G(xt, t, s), world.G(xt, t, s), float(spread))
 
 
-def error_table(flow_map: FlowMap, world: GaussianMixture, times: Sequence[float], *, n: int = 2000) -> Tensor:
-    """:func:`flow_map_error` for every pair of decreasing ``times``: ``[i, j]`` is the jump from ``times[i]`` to
-    ``times[j]``, NaN where ``times[j] >= times[i]``."""
+def relative_error(x: Tensor, exact: Tensor, spread: float) -> float:
+    r"""Root mean square of ``x - exact`` over all numbers, in units of ``spread``
+    (``sigma_data``, or the root mean square of the data about their mean), found in
+    float64."""
+    check_points(x, "x")
+    check_points(exact, "exact", x.shape[1:])
+    return (
+        float((x.detach().double() - exact.detach().double()).square().mean().sqrt())
+        / spread
+    )
+
+
+def error_table(
+    flow_map: FlowMap, world: GaussianMixture, times: Sequence[float], *, n: int = 2000
+) -> Tensor:
+    """:func:`flow_map_error` for every pair of decreasing ``times``: ``[i, j]`` is the jump
+    from ``times[i]`` to ``times[j]``, NaN where ``times[j] >= times[i]``. On the CPU."""
     levels = check_schedule(times)
-    table = torch.full((len(levels), len(levels)), torch.nan)
+    table = torch.full(
+        (len(levels), len(levels)), torch.nan, dtype=torch.float32, device="cpu"
+    )
     for i, t in enumerate(levels):
         for j, s in enumerate(levels):
             if s < t:
@@ -66,40 +84,64 @@ def error_table(flow_map: FlowMap, world: GaussianMixture, times: Sequence[float
 
 
 def wasserstein(x: Tensor, y: Tensor, p: int = 2) -> float:
-    r"""Wasserstein distance :math:`W_p = (\min_\pi E_\pi |x - y|^p)^{1/p}` between two sets of points, exact.
+    r"""Wasserstein distance :math:`W_p = (\min_\pi E_\pi |x - y|^p)^{1/p}` between two sets
+    of points ``(n, *shape)`` and ``(m, *shape)``, exact.
 
-    By sorting in one dimension, else by linear programming (POT's ``emd2``), which grows as the cube of the number of
-    points: 2,000 take a few seconds.
+    By sorting in one dimension, else by linear programming (POT's ``emd2``), which grows as
+    the cube of the number of points: 2,000 take a few seconds. Raises ImportError without
+    POT.
     """
+    import ot  # here, and below: only these distances pay for the import
+
     check_number(p, "p", 1, 2, integer=True)
     a, b = _pair(x, y)
     if a.shape[1] == 1:
-        return float(ot.wasserstein_1d(a[:, 0], b[:, 0], p=p)) ** (1 / p)
-    cost = ot.dist(a, b, metric="sqeuclidean" if p == 2 else "euclidean")
+        return float(ot.wasserstein_1d(a[:, 0].numpy(), b[:, 0].numpy(), p=p)) ** (1 / p)
+    cost = _distances(a, b).pow(p).numpy()
     return float(ot.emd2([], [], cost, numItermax=10_000_000)) ** (1 / p)
 
 
-def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 64, seed: int = 0) -> float:
-    r"""Sliced :math:`W_2`: the root mean square of the 1-D :math:`W_2` along random directions (POT). Fast at any size."""
+def sliced_wasserstein(
+    x: Tensor, y: Tensor, *, projections: int = 64, seed: int = 0
+) -> float:
+    r"""Sliced :math:`W_2`: the root mean square of the 1-D :math:`W_2` along random
+    directions (POT). Fast at any size. Shapes as for :func:`wasserstein`."""
+    import ot
+
     check_number(projections, "projections", 1, 10**6, integer=True)
     check_number(seed, "seed", 0, 2**32 - 1, integer=True)
     a, b = _pair(x, y)
     if a.shape[1] == 1:
         return wasserstein(x, y)
-    return float(ot.sliced_wasserstein_distance(a, b, n_projections=projections, p=2, seed=seed))
+    sets = (a.numpy(), b.numpy())
+    return float(
+        ot.sliced_wasserstein_distance(
+            *sets, n_projections=int(projections), seed=int(seed)
+        )
+    )
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    r""":math:`\sqrt{2 E|x - y| - E|x - x'| - E|y - y'|}` (Szekely and Rizzo 2013): 0 only for equal distributions.
+    r""":math:`\sqrt{2 E|x - y| - E|x - x'| - E|y - y'|}` (Szekely and Rizzo 2013): 0 only
+    for equal distributions. Shapes as for :func:`wasserstein`.
 
     Each mean runs over all pairs of the given points, a block of rows at a time.
     """
-    a, b = (torch.from_numpy(part) for part in _pair(x, y))
+    a, b = _pair(x, y)
 
     def mean_distance(first: Tensor, second: Tensor) -> float:
-        return sum(float(torch.cdist(rows, second).sum()) for rows in first.split(1000)) / (len(first) * len(second))
+        total = sum(float(_distances(rows, second).sum()) for rows in first.split(1000))
+        return total / (len(first) * len(second))
 
-    return max(0.0, 2 * mean_distance(a, b) - mean_distance(a, a) - mean_distance(b, b)) ** 0.5
+    return (
+        max(0.0, 2 * mean_distance(a, b) - mean_distance(a, a) - mean_distance(b, b)) ** 0.5
+    )
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """All Euclidean distances, from differences: squares lose the digits of close
+    points."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 METRICS: dict[str, Metric] = {
@@ -111,17 +153,22 @@ METRICS: dict[str, Metric] = {
 """The distances between two sets of points, by name."""
 
 
-def noise_floor(world: Data, metric: str = "sliced W2", *, n: int = 2000, draws: int = 8, seed: int = 0) -> list[float]:
-    """The distance between two independent true sets of ``n`` points, for each of ``draws`` pairs.
+def noise_floor(
+    world: Data, metric: str = "sliced W2", *, n: int = 2000, draws: int = 8, seed: int = 0
+) -> list[float]:
+    """The distance between two independent true sets of ``n`` points, for each of ``draws``
+    pairs.
 
-    No sampler can be told to be better than this with so many points: it is the ruler's own error.
+    No sampler can be told to be better than this with so many points: it is the ruler's own
+        error.
     """
     return [value for _, value in _draws(None, world, metric, n, draws, seed)]
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A distance to the data in units of the noise floor, with a 95% interval of the mean over draws."""
+    """A distance to the data in units of the noise floor, with a 95% interval of the mean
+    over draws."""
 
     mean: float
     low: float
@@ -140,15 +187,16 @@ def ratio_to_floor(
     draws: int = 8,
     seed: int = 0,
 ) -> Ratio:
-    """Mean distance of samples to the data over the mean noise floor: 1.0 cannot be told from data.
+    """Mean distance of samples to the data over the mean noise floor: 1.0 cannot be told
+    from data.
 
     Args:
         sampler: called with a number of points and a generator, returns that many samples.
         world: where the true sets are drawn, anything with ``sample``.
         metric: a name in :data:`METRICS`.
         n: points in each set.
-        draws: independent draws. The interval is 1.96 standard errors of both means, by the delta
-            method; with few draws that is a little narrow.
+        draws: independent draws. The interval is 1.96 standard errors of both means, by the
+            delta method; with few draws that is a little narrow.
         seed: seed of the draws.
     """
     pairs = np.array(_draws(sampler, world, metric, n, draws, seed))
@@ -166,7 +214,8 @@ def _draws(
     draws: int,
     seed: int,
 ) -> list[tuple[float, float]]:
-    """``(distance of samples to data, distance of data to data)`` for each draw; the first is NaN without a sampler."""
+    """``(distance of samples to data, distance of data to data)`` for each draw; the first
+    is NaN without a sampler."""
     check_choice(metric, "metric", METRICS)
     check_number(n, "n", 2, integer=True)
     check_number(draws, "draws", 2, integer=True)
@@ -174,14 +223,19 @@ def _draws(
     generator = seeded(seed)
     values = []
     for _ in range(draws):
-        real, other = world.sample(n, generator=generator), world.sample(n, generator=generator)
+        real, other = (
+            world.sample(n, generator=generator),
+            world.sample(n, generator=generator),
+        )
         fake = float("nan") if sampler is None else distance(sampler(n, generator), real)
         values.append((fake, distance(other, real)))
     return values
 
 
-def _pair(x: Tensor, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sets about the mean of the first, flat, in float64 on the CPU."""
     check_points(x, "x")
     check_points(y, "y", x.shape[1:])
-    a, b = (part.detach().reshape(len(part), -1).to(torch.float64).numpy() for part in (x, y))
-    return a, b
+    a, b = (part.detach().flatten(1).to("cpu", torch.float64) for part in (x, y))
+    middle = a.mean(0)
+    return a - middle, b - middle

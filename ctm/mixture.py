@@ -1,4 +1,5 @@
-"""Gaussian mixtures: data whose noised density, score, denoiser and flow map are all known exactly."""
+"""Gaussian mixtures: data whose noised density, score, denoiser and flow map are all known
+exactly."""
 
 from __future__ import annotations
 
@@ -25,15 +26,18 @@ Held = TypeVar("Held")
 
 
 class GaussianMixture(FlowMap):
-    r"""Data :math:`p_{data} = \sum_k w_k N(\mu_k, c_k^2 I)`, and the exact truth about its diffusion.
+    r"""Data :math:`p_{data} = \sum_k w_k N(\mu_k, c_k^2 I)`, and the exact truth about its
+    diffusion.
 
-    Adding noise keeps a mixture a mixture, :math:`p_t = \sum_k w_k N(\mu_k, (c_k^2 + t^2) I)`, so
-    that density, score and denoiser are sums over components; they are computed in float64
-    whatever the dtype of ``x``, about the mean of the data. The flow map is their integral
+    Adding noise keeps a mixture a mixture,
+    :math:`p_t = \sum_k w_k N(\mu_k, (c_k^2 + t^2) I)`, so that density, score and denoiser
+    are sums over components; they are computed in float64 whatever the dtype of ``x``,
+    about the mean of the data. The flow map is their integral
     (:func:`ctm.oracle.integrate`), each step to 1e-9 of ``sigma_data``.
 
     Args:
-        means: component means, shape ``(k, *data_shape)``. Tensors decide the world's device.
+        means: component means, shape ``(k, *data_shape)``. Tensors decide the world's
+            device.
         stds: component standard deviations, one number or ``(k,)``, above 0.
         weights: component weights ``(k,)``, not negative, normalised here; equal if None.
 
@@ -88,7 +92,8 @@ class GaussianMixture(FlowMap):
         self._centre(0.0 if centred else mean.reshape(self.shape))
 
     def _centre(self, center: float | Tensor) -> None:
-        """Measure all points from ``center``: far from it, squares would swallow differences."""
+        """Measure all points from ``center``: far from it, squares would swallow
+        differences."""
         self.center = center
         self._mu = (self.means - center).reshape(len(self.means), -1)
         self._mu_squared = self._mu.square().sum(1)
@@ -106,12 +111,14 @@ class GaussianMixture(FlowMap):
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Draw ``n`` points from the data, shape ``(n, *data_shape)``: in float32, unless a dtype
-        is given or float32 is too coarse for the smallest std so far from 0 (then float64)."""
+        """Draw ``n`` points from the data, shape ``(n, *data_shape)``: in float32, unless a
+        dtype is given or float32 is too coarse for the smallest std so far from 0 (then
+        float64)."""
         return self._draw(n, generator, dtype)[0]
 
     def noised(self, n: int, t: Time, rng: torch.Generator | None) -> Tensor:
-        r"""Draw ``n`` points :math:`x_t = x_0 + t\,\epsilon`, ``t`` one number or ``(n,)``."""
+        r"""Draw ``n`` points :math:`x_t = x_0 + t\,\epsilon`, ``t`` one number or
+        ``(n,)``."""
         return noise.noised(self.sample(n, generator=rng), t, rng)
 
     def _draw(
@@ -123,7 +130,7 @@ class GaussianMixture(FlowMap):
             rounding = torch.finfo(torch.float32).eps * float(self.means.abs().max())
             fine = rounding <= 1e-4 * float(self.stds.min())
             dtype = torch.float32 if fine else torch.float64
-        weights = self.weights.to("cpu" if rng is None else rng.device)
+        weights = self.weights.to(noise.home(rng))
         pick = torch.multinomial(weights, int(n), replacement=True, generator=rng)
         pick = pick.to(self.means.device)
         means = self.means[pick]
@@ -140,33 +147,35 @@ class GaussianMixture(FlowMap):
         return torch.cat(log_terms).to(x.dtype)
 
     def score(self, x: Tensor, t: Time) -> Tensor:
-        r""":math:`\nabla_x \log p_t(x) = \sum_k r_k(x, t) (\mu_k - x) / (c_k^2 + t^2)`, where
-        :math:`r_k` is the probability that ``x`` came from component ``k``. Defined at ``t = 0``
-        too. Shape of ``x``."""
+        r""":math:`\nabla_x \log p_t(x) = \sum_k r_k(x, t) (\mu_k - x) / (c_k^2 + t^2)`,
+        where :math:`r_k` is the probability that ``x`` came from component ``k``. Defined
+        at ``t = 0`` too. Shape of ``x``."""
         flat, time = self._flat(x, t)
         return self._score(flat, time).reshape(x.shape).to(x.dtype)
 
     def denoiser(self, x: Tensor, t: Time) -> Tensor:
-        r""":math:`D(x, t) = E[x_0 \mid x_t = x] = x + t^2 \nabla_x \log p_t(x)`. Shape of ``x``."""
+        r""":math:`D(x, t) = E[x_0 \mid x_t = x] = x + t^2 \nabla_x \log p_t(x)`. Shape of
+        ``x``."""
         flat, time = self._flat(x, t)
         return self._as_given(torch.addcmul(flat, time**2, self._score(flat, time)), x)
 
     def velocity(self, x: Tensor, t: Time) -> Tensor:
-        r""":math:`dx/dt = -t \nabla_x \log p_t(x)`, the probability-flow ODE, without the division
-        by ``t`` that would lose digits near 0. Shape of ``x``."""
+        r""":math:`dx/dt = -t \nabla_x \log p_t(x)`, the probability-flow ODE, without the
+        division by ``t`` that would lose digits near 0. Shape of ``x``."""
         flat, time = self._flat(x, t)
         return (-time * self._score(flat, time)).reshape(x.shape).to(x.dtype)
 
     def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802
-        r"""The exact :math:`G(x, t, s)`, any :math:`t \ge s \ge 0`: where the trajectory through
-        ``(x, t)`` is at ``s``. Shape of ``x``."""
+        r"""The exact :math:`G(x, t, s)`, any :math:`t \ge s \ge 0`: where the trajectory
+        through ``(x, t)`` is at ``s``. Shape of ``x``."""
         flat, t_col = self._flat(x, t)
         return self._integrate(lambda y, u: -u * self._score(y, u), flat, t_col, s, x)
 
     def _integrate(
         self, velocity: Any, flat: Tensor, t: Tensor, s: Time, x: Tensor, *extra: Tensor
     ) -> Tensor:
-        """From ``t`` to ``s`` by pieces of the integrator's tables; the score minds its own."""
+        """From ``t`` to ``s`` by pieces of the integrator's tables; the score minds its
+        own."""
         s_col = check_times(s, flat, "s", dtype=torch.float64)
         check_order(t, s_col)
         times = (t.expand(len(flat), 1), s_col.expand(len(flat), 1))
@@ -184,7 +193,8 @@ class GaussianMixture(FlowMap):
         return torch.where(still, x, self._as_given(torch.cat(parts), x))
 
     def _flat(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        """Checked points ``(n, d)`` from the centre and times ``(n or 1, 1)``, in float64."""
+        """Checked points ``(n, d)`` from the centre and times ``(n or 1, 1)``, in
+        float64."""
         check_points(x, "x", self.shape)
         if x.device != self.means.device:
             raise ValueError(
@@ -250,7 +260,8 @@ class GaussianMixture(FlowMap):
 def plain_denoiser(
     x: Tensor, t: float, means: Tensor, stds: Tensor, weights: Tensor
 ) -> Tensor:
-    r"""The denoiser of :class:`GaussianMixture` written as its formula, for reading and testing:
+    r"""The denoiser of :class:`GaussianMixture` written as its formula, for reading and
+    testing:
 
     .. math:: D(x, t) = \sum_k r_k\, \frac{c_k^2\, x + t^2 \mu_k}{c_k^2 + t^2}, \qquad
         r_k \propto w_k\, N(x; \mu_k, (c_k^2 + t^2) I)
@@ -268,7 +279,8 @@ def plain_denoiser(
 
 
 def numbers(value: Any, name: str) -> Tensor:
-    """A copy of ``value`` in float64: a tensor, lists, or a NumPy table of any layout and byte order.
+    """A copy of ``value`` in float64: a tensor, lists, or a NumPy table of any layout and
+    byte order.
 
     Raises:
         TypeError, ValueError: it does not hold real numbers, or some are masked.
@@ -285,7 +297,7 @@ def numbers(value: Any, name: str) -> Tensor:
         table = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"{name} must be a table of numbers, got {type(value).__name__}"
+            f"{name} must be numbers, in rows of one length; got {type(value).__name__}"
         ) from error
     if table.dtype.kind not in "iuf":
         raise TypeError(f"{name} must hold real numbers, got dtype {table.dtype}")
@@ -302,11 +314,11 @@ def moved(held: Held, device: torch.device | str) -> Held:
 
 
 def time_range(sigma_data: float) -> tuple[float, float]:
-    r""":math:`[\sigma_{min}, \sigma_{max}] = [0.004, 20]\,\sigma_{data}`, the range of noise levels
-    used in the book.
+    r""":math:`[\sigma_{min}, \sigma_{max}] = [0.004, 20]\,\sigma_{data}`, the range of
+    noise levels used in the book.
 
-    At ``sigma_data = 0.5`` this is EDM's 0.002 below and 10 above: at 20 times the data's spread,
-    noise hides them.
+    At ``sigma_data = 0.5`` this is EDM's 0.002 below and 10 above: at 20 times the data's
+    spread, noise hides them.
     """
     return 0.004 * sigma_data, 20.0 * sigma_data
 

@@ -1,5 +1,5 @@
-r"""Noise and its levels: points :math:`x_0 + t\,\epsilon`, the grid of times a sampler walks down,
-and how the times of a training batch are drawn."""
+r"""Noise and its levels: points :math:`x_0 + t\,\epsilon`, the grid of times a sampler
+walks down, and how the times of a training batch are drawn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ctm._checks import check_number
 from ctm.flow_map import Time, as_column
 
-RHO = 7.0  # EDM's spacing: equal steps in t^(1/7) are small where the trajectories bend, near the data
+RHO = 7.0  # EDM's spacing: steps are small where the trajectories bend, near the data
 
 
 class Levels(Protocol):
@@ -25,8 +25,8 @@ class Levels(Protocol):
 
 
 def rho_time(fraction: Tensor, low: Any, high: Any) -> Tensor:
-    r"""The noise level at ``fraction`` of the way down from ``high`` to ``low``, equal steps in
-    :math:`t^{1/\rho}`:
+    r"""The noise level at ``fraction`` of the way down from ``high`` to ``low``, equal
+    steps in :math:`t^{1/\rho}`:
 
     .. math:: t = \bigl(high^{1/\rho} + fraction\,(low^{1/\rho} - high^{1/\rho})\bigr)^\rho
 
@@ -38,8 +38,9 @@ def rho_time(fraction: Tensor, low: Any, high: Any) -> Tensor:
 def karras_times(
     n: int, sigma_min: float | Levels, sigma_max: float | None = None
 ) -> Tensor:
-    """``n`` steps from ``sigma_max`` down to ``sigma_min``: ``n + 1`` noise levels in float64,
-    strictly decreasing. ``karras_times(n, model)`` takes both limits from the model."""
+    """``n`` steps from ``sigma_max`` down to ``sigma_min``: ``n + 1`` noise levels in
+    float64, strictly decreasing. ``karras_times(n, model)`` takes both limits from the
+    model."""
     check_number(n, "n", 1, integer=True)
     low: Any = sigma_min
     if sigma_max is None and hasattr(low, "sigma_max"):
@@ -59,9 +60,9 @@ def randn(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    r""":math:`N(0, 1)` numbers, drawn where the generator lives and then moved to ``device``:
-    one seed gives one set of numbers wherever they are used."""
-    return torch.randn(tuple(shape), generator=rng, dtype=dtype, device=_home(rng)).to(
+    r""":math:`N(0, 1)` numbers, drawn where the generator lives and then moved to
+    ``device``: one seed gives one set of numbers wherever they are used."""
+    return torch.randn(tuple(shape), generator=rng, dtype=dtype, device=home(rng)).to(
         device
     )
 
@@ -74,9 +75,7 @@ def rand(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Uniform numbers in [0, 1), drawn as :func:`randn` draws."""
-    return torch.rand(tuple(shape), generator=rng, dtype=dtype, device=_home(rng)).to(
-        device
-    )
+    return torch.rand(tuple(shape), generator=rng, dtype=dtype, device=home(rng)).to(device)
 
 
 def randn_like(x: Tensor, rng: torch.Generator | None) -> Tensor:
@@ -85,25 +84,27 @@ def randn_like(x: Tensor, rng: torch.Generator | None) -> Tensor:
 
 
 def noised(x0: Tensor, t: Time, rng: torch.Generator | None) -> Tensor:
-    r""":math:`x_t = x_0 + t\,\epsilon`, ``t`` one number or one per sample. Shape of ``x0``."""
+    r""":math:`x_t = x_0 + t\,\epsilon`, ``t`` one number or one per sample. Shape of
+    ``x0``."""
     return x0 + (as_column(t, x0) if isinstance(t, Tensor) else t) * randn_like(x0, rng)
 
 
 def rho_times(n: int, model: Levels, rng: torch.Generator) -> Tensor:
-    r"""``n`` noise levels uniform in :math:`t^{1/7}` between the model's limits, shape ``(n,)``,
-    where the generator lives."""
+    r"""``n`` noise levels uniform in :math:`t^{1/7}` between the model's limits, shape
+    ``(n,)``, where the generator lives."""
     low, high = model.sigma_min, model.sigma_max
     # a seventh power in float32 misses the ends by about 1e-4 of their size
     return rho_time(rand((n,), rng, device=rng.device), low, high).clamp(low, high)
 
 
 def lognormal_times(n: int, model: Levels, rng: torch.Generator) -> Tensor:
-    r"""``n`` noise levels with :math:`\log t \sim N(\log 2\sigma_{data} - 1.2,\, 1)`, kept within
-    the model's limits (EDM, table 1, where the deviation is 1.2). Shape ``(n,)``."""
+    r"""``n`` noise levels with :math:`\log t \sim N(\log 2\sigma_{data} - 1.2,\, 1)`, kept
+    within the model's limits (EDM, table 1, where the deviation is 1.2). Shape ``(n,)``."""
     middle = math.log(2 * model.sigma_data) - 1.2
     drawn = (randn((n,), rng, device=rng.device) + middle).exp()
     return drawn.clamp(model.sigma_min, model.sigma_max)
 
 
-def _home(rng: torch.Generator | None) -> torch.device | str:
+def home(rng: torch.Generator | None) -> torch.device | str:
+    """Where a generator draws; None is PyTorch's own on the CPU."""
     return "cpu" if rng is None else rng.device

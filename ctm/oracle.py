@@ -1,5 +1,5 @@
-"""The exact flow map: an eighth-order integration of the probability-flow ODE in float64, each
-sample with its own steps."""
+"""The exact flow map: an eighth-order integration of the probability-flow ODE in float64,
+each sample with its own steps."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ def integrate(
 ) -> Tensor:
     r"""Solve :math:`dx/dt = v(x, t)` from ``t`` down to ``s``.
 
-    With :math:`t = c \sinh\tau` (``scale`` is :math:`c`, the smallest standard deviation in the
-    data) the trajectories are smooth in :math:`\tau` from pure noise down to ``s = 0``: a single
-    Gaussian of standard deviation :math:`c` moves as :math:`\cosh\tau`. The steps in :math:`\tau`
-    are those of Dormand and Prince's 8(5,3) pair (Hairer, Norsett and Wanner 1993, section II.10;
-    coefficients from SciPy's ``DOP853``), chosen sample by sample, so that a sample that passes
-    close to a watershed between modes does not slow the others.
+    With :math:`t = c \sinh\tau` (``scale`` is :math:`c`, the smallest standard deviation in
+    the data) the trajectories are smooth in :math:`\tau` from pure noise down to ``s = 0``:
+    a single Gaussian of standard deviation :math:`c` moves as :math:`\cosh\tau`. The steps
+    in :math:`\tau` are those of Dormand and Prince's 8(5,3) pair (Hairer, Norsett and
+    Wanner 1993, section II.10; coefficients from SciPy's ``DOP853``), chosen sample by
+    sample, so that a sample that passes close to a watershed between modes does not slow
+    the others.
 
     Args:
         velocity: the right-hand side, called with points ``(m, d)`` and times ``(m, 1)`` in
