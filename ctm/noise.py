@@ -42,14 +42,13 @@ def karras_times(
     float64, strictly decreasing. ``karras_times(n, model)`` takes both limits from the
     model."""
     check_number(n, "n", 1, integer=True)
-    low: Any = sigma_min
-    if sigma_max is None and hasattr(low, "sigma_max"):
-        low, sigma_max = low.sigma_min, low.sigma_max
-    check_number(low, "sigma_min", 0, above=True)
-    check_number(sigma_max, "sigma_max", low, above=True)
+    low, high = sigma_min, sigma_max
+    if high is None and hasattr(low, "sigma_max"):
+        low, high = low.sigma_min, low.sigma_max
+    low, high = _number(low, "sigma_min", 0.0), _number(high, "sigma_max", low)
     steps = torch.linspace(0, 1, int(n) + 1, dtype=torch.float64, device="cpu")
-    times = rho_time(steps, float(low), float(sigma_max))  # type: ignore[arg-type]
-    times[0], times[-1] = sigma_max, low  # not the rounded seventh powers
+    times = rho_time(steps, low, high)
+    times[0], times[-1] = high, low  # not the rounded seventh powers
     return times
 
 
