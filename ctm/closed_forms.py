@@ -19,14 +19,12 @@ class AffineMap(FlowMap):
     .. math:: G(x, t, s) = \mu + (x - \mu) \sqrt{\frac{c^2 + s^2}{c^2 + t^2}}, \qquad
         D(x, t) = \frac{c^2 x + t^2 \mu}{c^2 + t^2}
 
-    ``mean`` and ``std`` are numbers or, axis by axis, tensors that broadcast against
-    points.
+    ``mean`` and ``std`` are numbers, or tensors of the data's shape.
     """
 
     def __init__(self, mean: float | Tensor = 0.0, std: float | Tensor = 1.0) -> None:
         self.mean, self.std, self.center = mean, std, mean
-        root = std.square().mean().sqrt() if isinstance(std, Tensor) else std
-        self.sigma_data = float(root)
+        self.sigma_data = float((std**2).mean() ** 0.5 if isinstance(std, Tensor) else std)
         self.sigma_min, self.sigma_max = time_range(self.sigma_data)
 
     def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802
@@ -41,7 +39,7 @@ class AffineMap(FlowMap):
 class Line(FlowMap):
     r"""The flow map of a mixture in one dimension by its quantiles: trajectories cannot
     cross, so :math:`F_s(G(x, t, s)) = F_t(x)`, with :math:`F_t` the distribution function
-    of :math:`p_t`."""
+    of :math:`p_t`. For one ``t`` and one ``s``."""
 
     def __init__(self, world: GaussianMixture) -> None:
         self.world, self.sigma_data, self.center = world, world.sigma_data, world.center
@@ -53,15 +51,11 @@ class Line(FlowMap):
         return (self.world.weights * torch.special.ndtr(scaled)).sum(1)
 
     def G(self, x: Tensor, t: Any, s: Any) -> Tensor:  # noqa: N802
-        """As in :class:`FlowMap`, for one ``t`` and one ``s``, by a table of 20,001
-        quantiles."""
         means, reach = self.world.means, 7 * math.hypot(float(self.world.stds.max()), s)
         low, high = float(means.min()) - reach, float(means.max()) + reach
-        table = torch.linspace(low, high, 20_001, dtype=torch.float64, device=x.device)[
-            :, None
-        ]
-        parts = (self.F(x, t), self.F(table, s), table[:, 0])
-        found = np.interp(*(part.cpu().numpy() for part in parts))
+        table = torch.linspace(low, high, 20_001, dtype=torch.float64, device=x.device)
+        there = self.F(table[:, None], s).cpu()
+        found = np.interp(self.F(x, t).cpu(), there, table.cpu())
         return torch.from_numpy(found)[:, None].to(x)
 
     def denoiser(self, x: Tensor, t: Time) -> Tensor:

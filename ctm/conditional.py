@@ -36,6 +36,7 @@ class ConditionalCTM(CTM):
     def given(self, label: Label, w: float | Tensor = 1.0) -> CTM:
         r"""The model for one class and strength, or for one of each per sample. ``w`` has no meaning without a class."""
         labels, strength = read_condition(label, w, self.classes)
+        strength = strength.float()
         named = (labels >= 0)[:, None]
         one_hot = nn.functional.one_hot(labels.clamp_min(0), self.classes) * named
         rows = max(len(labels), len(strength))

@@ -1,8 +1,8 @@
-"""One's own data, :class:`Points`, and ready-made worlds: Gaussian mixtures, so that each comes
-with its exact teacher.
+"""One's own data, :class:`Points`, and ready-made worlds: Gaussian mixtures, so that each
+comes with its exact teacher.
 
-The worlds in 2-D and 16-D are centred and scaled to ``sigma_data = 0.5``, EDM's convention; those
-in 1-D keep round numbers.
+The worlds in 2-D and 16-D are centred and scaled to ``sigma_data = 0.5``, EDM's convention;
+those in 1-D keep round numbers.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ class Points:
         return self._z[rows], self.labels[rows]
 
     def _rows(self, n: int, rng: torch.Generator | None) -> Tensor:
-        check_number(n, "n", 1, integer=True)
-        rows = torch.randint(len(self._z), (int(n),), generator=rng, device=noise.home(rng))
+        n = check_number(n, "n", 1, integer=True)
+        rows = torch.randint(len(self._z), (n,), generator=rng, device=noise.home(rng))
         return rows.to(self._z.device)
 
     def standardise(self, x: Any) -> Tensor:

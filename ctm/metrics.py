@@ -1,10 +1,11 @@
-"""How good is a flow map? Against the exact map point by point, and as samples against the
-data."""
+"""How good is a flow map? Against the exact map by point, and as samples against data."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,28 +44,25 @@ def flow_map_error(
         n: points :math:`x_t` drawn.
         seed: seed of the draw.
     """
-    check_number(n, "n", 1, integer=True)
-    t = flow_map.sigma_max if t is None else t
-    s = flow_map.sigma_min if s is None else s
-    check_number(t, "t", 0)
-    check_number(s, "s", 0, t)
+    n = check_number(n, "n", 1, integer=True)
+    t = check_number(flow_map.sigma_max if t is None else t, "t", 0)
+    s = check_number(flow_map.sigma_min if s is None else s, "s", 0, t)
     generator = seeded(seed)
-    x0 = world.sample(int(n), generator=generator)
+    x0 = world.sample(n, generator=generator)
     xt = noised(x0, t, generator)
     spread = (x0.double() - world.center).square().mean().sqrt()
     return relative_error(flow_map.G(xt, t, s), world.G(xt, t, s), float(spread))
 
 
 def relative_error(x: Tensor, exact: Tensor, spread: float) -> float:
-    r"""Root mean square of ``x - exact`` over all numbers, in units of ``spread``
-    (``sigma_data``, or the root mean square of the data about their mean), found in
-    float64."""
-    check_points(x, "x")
-    check_points(exact, "exact", x.shape[1:])
-    return (
-        float((x.detach().double() - exact.detach().double()).square().mean().sqrt())
-        / spread
-    )
+    r""":math:`\sqrt{E\,|x - exact|^2} / spread`, the mean over all numbers of two tensors of
+    one shape, in float64. The unit is ``sigma_data``, or the spread that the data have."""
+    if x.shape != exact.shape:
+        raise ValueError(
+            f"x must have the shape {tuple(exact.shape)}, got {tuple(x.shape)}"
+        )
+    difference = x.detach().double() - exact.detach().double()
+    return float(difference.square().mean().sqrt()) / spread
 
 
 def error_table(
@@ -73,14 +71,11 @@ def error_table(
     """:func:`flow_map_error` for every pair of decreasing ``times``: ``[i, j]`` is the jump
     from ``times[i]`` to ``times[j]``, NaN where ``times[j] >= times[i]``. On the CPU."""
     levels = check_schedule(times)
-    table = torch.full(
-        (len(levels), len(levels)), torch.nan, dtype=torch.float32, device="cpu"
-    )
-    for i, t in enumerate(levels):
-        for j, s in enumerate(levels):
-            if s < t:
-                table[i, j] = flow_map_error(flow_map, world, t, s, n=n)
-    return table
+    rows = [
+        [flow_map_error(flow_map, world, t, s, n=n) if s < t else math.nan for s in levels]
+        for t in levels
+    ]
+    return torch.tensor(rows, dtype=torch.float32, device="cpu")
 
 
 def wasserstein(x: Tensor, y: Tensor, p: int = 2) -> float:
@@ -88,13 +83,11 @@ def wasserstein(x: Tensor, y: Tensor, p: int = 2) -> float:
     of points ``(n, *shape)`` and ``(m, *shape)``, exact.
 
     By sorting in one dimension, else by linear programming (POT's ``emd2``), which grows as
-    the cube of the number of points: 2,000 take a few seconds. Raises ImportError without
-    POT.
+    the cube of the number of points: 2,000 take a few seconds.
     """
-    import ot  # here, and below: only these distances pay for the import
-
-    check_number(p, "p", 1, 2, integer=True)
+    p = check_number(p, "p", 1, 2, integer=True)
     a, b = _pair(x, y)
+    ot = _pot()
     if a.shape[1] == 1:
         return float(ot.wasserstein_1d(a[:, 0].numpy(), b[:, 0].numpy(), p=p)) ** (1 / p)
     cost = _distances(a, b).pow(p).numpy()
@@ -106,19 +99,13 @@ def sliced_wasserstein(
 ) -> float:
     r"""Sliced :math:`W_2`: the root mean square of the 1-D :math:`W_2` along random
     directions (POT). Fast at any size. Shapes as for :func:`wasserstein`."""
-    import ot
-
-    check_number(projections, "projections", 1, 10**6, integer=True)
-    check_number(seed, "seed", 0, 2**32 - 1, integer=True)
+    projections = check_number(projections, "projections", 1, 10**6, integer=True)
+    seed = check_number(seed, "seed", 0, 2**32 - 1, integer=True)
     a, b = _pair(x, y)
     if a.shape[1] == 1:
         return wasserstein(x, y)
-    sets = (a.numpy(), b.numpy())
-    return float(
-        ot.sliced_wasserstein_distance(
-            *sets, n_projections=int(projections), seed=int(seed)
-        )
-    )
+    distance = _pot().sliced_wasserstein_distance
+    return float(distance(a.numpy(), b.numpy(), n_projections=projections, seed=seed))
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
@@ -138,9 +125,16 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     )
 
 
+def _pot() -> Any:
+    try:
+        import ot  # here: only these distances pay for the import
+    except ImportError as error:
+        raise ImportError("this distance needs POT: pip install POT") from error
+    return ot
+
+
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """All Euclidean distances, from differences: squares lose the digits of close
-    points."""
+    """All Euclidean distances, by differences: squares lose the digits of close points."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -156,19 +150,16 @@ METRICS: dict[str, Metric] = {
 def noise_floor(
     world: Data, metric: str = "sliced W2", *, n: int = 2000, draws: int = 8, seed: int = 0
 ) -> list[float]:
-    """The distance between two independent true sets of ``n`` points, for each of ``draws``
-    pairs.
+    """The distance between two independent true sets of ``n`` points, ``draws`` times.
 
-    No sampler can be told to be better than this with so many points: it is the ruler's own
-        error.
+    With so many points no sampler can be seen to be better than this.
     """
     return [value for _, value in _draws(None, world, metric, n, draws, seed)]
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A distance to the data in units of the noise floor, with a 95% interval of the mean
-    over draws."""
+    """A distance to the data over the noise floor, with a 95% interval of the mean."""
 
     mean: float
     low: float
@@ -191,7 +182,9 @@ def ratio_to_floor(
     from data.
 
     Args:
-        sampler: called with a number of points and a generator, returns that many samples.
+        sampler: called with a number of points and a generator, returns that many samples,
+            in the units of ``world.sample`` (those of :class:`ctm.data.Points` are
+            standardised).
         world: where the true sets are drawn, anything with ``sample``.
         metric: a name in :data:`METRICS`.
         n: points in each set.
@@ -200,7 +193,7 @@ def ratio_to_floor(
         seed: seed of the draws.
     """
     pairs = np.array(_draws(sampler, world, metric, n, draws, seed))
-    (model, floor), errors = pairs.mean(0), pairs.std(0, ddof=1) / np.sqrt(draws)
+    (model, floor), errors = pairs.mean(0), pairs.std(0, ddof=1) / np.sqrt(len(pairs))
     mean = model / floor
     half = 1.96 * mean * np.sqrt((errors[0] / model) ** 2 + (errors[1] / floor) ** 2)
     return Ratio(float(mean), float(mean - half), float(mean + half))
@@ -214,19 +207,15 @@ def _draws(
     draws: int,
     seed: int,
 ) -> list[tuple[float, float]]:
-    """``(distance of samples to data, distance of data to data)`` for each draw; the first
-    is NaN without a sampler."""
+    """``(samples to data, data to data)`` for each draw; the first NaN without a sampler."""
     check_choice(metric, "metric", METRICS)
-    check_number(n, "n", 2, integer=True)
-    check_number(draws, "draws", 2, integer=True)
+    n = check_number(n, "n", 2, integer=True)
+    draws = check_number(draws, "draws", 2, integer=True)
     distance = METRICS[metric]
     generator = seeded(seed)
     values = []
     for _ in range(draws):
-        real, other = (
-            world.sample(n, generator=generator),
-            world.sample(n, generator=generator),
-        )
+        real, other = (world.sample(n, generator=generator) for _ in range(2))
         fake = float("nan") if sampler is None else distance(sampler(n, generator), real)
         values.append((fake, distance(other, real)))
     return values

@@ -1,10 +1,10 @@
-"""Gaussian mixtures: data whose noised density, score, denoiser and flow map are all known
-exactly."""
+"""Gaussian mixtures: data whose noised density, score, denoiser and flow map are exact."""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,12 +16,9 @@ from ctm._checks import check_held, check_number, check_order, check_points, che
 from ctm.flow_map import FlowMap, Time, as_column
 from ctm.oracle import integrate
 
-CHUNK = (
-    2**17
-)  # numbers in the largest table held at once: 1 MB in float64, within a core's cache
-WIDE = (
-    1e5  # spread over the smallest std from which distances by a matrix product lose digits
-)
+CHUNK = 2**17  # numbers in the largest table at once: 1 MB in float64, a core's cache
+WIDE = 1e5  # spread over smallest std from which distances by a matrix product lose digits
+Rng = torch.Generator | None
 Held = TypeVar("Held")
 
 
@@ -31,19 +28,18 @@ class GaussianMixture(FlowMap):
 
     Adding noise keeps a mixture a mixture,
     :math:`p_t = \sum_k w_k N(\mu_k, (c_k^2 + t^2) I)`, so that density, score and denoiser
-    are sums over components; they are computed in float64 whatever the dtype of ``x``,
+    are sums over components. They are computed in float64 whatever the dtype of ``x``, and
     about the mean of the data. The flow map is their integral
     (:func:`ctm.oracle.integrate`), each step to 1e-9 of ``sigma_data``.
 
     Args:
-        means: component means, shape ``(k, *data_shape)``. Tensors decide the world's
-            device.
+        means: component means ``(k, *data_shape)``. Their device is the world's.
         stds: component standard deviations, one number or ``(k,)``, above 0.
         weights: component weights ``(k,)``, not negative, normalised here; equal if None.
 
     Attributes:
-        center: the mean of the data, of the data's shape; 0.0 where it is next to nothing.
-        shape: the shape of one point.
+        shape: of one point.
+        center: the mean of the data, of that shape; 0.0 where it is next to nothing.
 
     Raises:
         TypeError, ValueError: a wrong type, shape or value; the message names the argument.
@@ -52,48 +48,38 @@ class GaussianMixture(FlowMap):
     def __init__(self, means: Any, stds: Any, weights: Any = None) -> None:
         means = numbers(means, "means")
         if means.ndim < 2 or not means.numel():
-            raise ValueError(
-                f"means must have shape (k, *data_shape), got {tuple(means.shape)}"
-            )
+            shape = tuple(means.shape)
+            raise ValueError(f"means must have shape (k, *data_shape), got {shape}")
         k = len(means)
         stds = numbers(stds, "stds").to(means.device)
-        if stds.ndim and stds.shape != (k,):
-            raise ValueError(
-                f"stds must be one number or ({k},), got shape {tuple(stds.shape)}"
-            )
         weights = means.new_ones(k) if weights is None else numbers(weights, "weights")
-        if weights.shape != (k,):
-            raise ValueError(f"weights must have shape ({k},), got {tuple(weights.shape)}")
-        if not torch.isfinite(means).all():
+        for name, table in (("stds", stds), ("weights", weights)):
+            if table.shape != (k,) and (name == "weights" or table.ndim):
+                raise ValueError(f"{name} must have shape ({k},), got {tuple(table.shape)}")
+        if not means.isfinite().all():
             raise ValueError("means must be finite, got NaN or infinite values")
-        if not (torch.isfinite(stds).all() and bool((stds > 0).all())):
-            raise ValueError(f"stds must be finite and above 0, got{ends(stds)}")
-        if not (
-            torch.isfinite(weights).all()
-            and bool((weights >= 0).all())
-            and weights.sum() > 0
-        ):
-            raise ValueError(
-                f"weights must be finite, not negative and not all 0, got{ends(weights)}"
-            )
-        self.means, self.shape = means, tuple(means.shape[1:])
-        self.stds = stds.expand(k).clone()
+        if not (stds.isfinite().all() and (stds > 0).all()):
+            raise ValueError(f"stds must be finite and above 0, got {ends(stds)}")
+        if not (weights.isfinite().all() and (weights >= 0).all() and weights.sum() > 0):
+            allowed = "finite, not negative and not all 0"
+            raise ValueError(f"weights must be {allowed}, got {ends(weights)}")
+        self.means, self.stds = means, stds.expand(k).clone()
+        self.shape = tuple(means.shape[1:])
         self.weights = (weights / weights.sum()).to(means.device)
-        # one column if all are equal
-        self._c = self.stds[:1] if bool((self.stds == self.stds[0]).all()) else self.stds
+        equal = bool((self.stds == self.stds[0]).all())
+        self._c = self.stds[:1] if equal else self.stds  # one column where one will do
         flat = means.reshape(k, -1)
         mean = self.weights @ flat
         variance = float(self.weights @ (((flat - mean) ** 2).mean(1) + self.stds**2))
-        # To twelve digits: those beyond depend on the order in which a processor sums, and
-        # everything here on this number, EDM's sigma_data: the spread averaged over coordinates.
+        # EDM's sigma_data, the spread averaged over coordinates, to twelve digits: those
+        # beyond depend on the order in which a processor sums.
         self.sigma_data = float(f"{math.sqrt(variance):.12g}")
         self.sigma_min, self.sigma_max = time_range(self.sigma_data)
         centred = float(mean.norm()) < 1e-9 * self.sigma_data
         self._centre(0.0 if centred else mean.reshape(self.shape))
 
     def _centre(self, center: float | Tensor) -> None:
-        """Measure all points from ``center``: far from it, squares would swallow
-        differences."""
+        """Measure points from ``center``: far from 0, squares swallow differences."""
         self.center = center
         self._mu = (self.means - center).reshape(len(self.means), -1)
         self._mu_squared = self._mu.square().sum(1)
@@ -105,57 +91,44 @@ class GaussianMixture(FlowMap):
         return moved(self, device)
 
     def sample(
-        self,
-        n: int,
-        *,
-        generator: torch.Generator | None = None,
-        dtype: torch.dtype | None = None,
+        self, n: int, *, generator: Rng = None, dtype: torch.dtype | None = None
     ) -> Tensor:
-        """Draw ``n`` points from the data, shape ``(n, *data_shape)``: in float32, unless a
-        dtype is given or float32 is too coarse for the smallest std so far from 0 (then
-        float64)."""
+        """Draw ``n`` points from the data, ``(n, *data_shape)``. Without a dtype in
+        float32, or float64 where float32 is coarser than 1e-4 of the smallest std."""
         return self._draw(n, generator, dtype)[0]
 
-    def noised(self, n: int, t: Time, rng: torch.Generator | None) -> Tensor:
-        r"""Draw ``n`` points :math:`x_t = x_0 + t\,\epsilon`, ``t`` one number or
+    def noised(self, n: int, t: Time, rng: Rng) -> Tensor:
+        r"""Draw ``n`` points :math:`x_t = x_0 + t\,\epsilon`, ``t`` a number or
         ``(n,)``."""
         return noise.noised(self.sample(n, generator=rng), t, rng)
 
-    def _draw(
-        self, n: int, rng: torch.Generator | None, dtype: torch.dtype | None
-    ) -> tuple[Tensor, Tensor]:
-        """``n`` points and the components ``(n,)`` that they came from."""
-        check_number(n, "n", 1, integer=True)
-        if dtype is None:
-            rounding = torch.finfo(torch.float32).eps * float(self.means.abs().max())
-            fine = rounding <= 1e-4 * float(self.stds.min())
-            dtype = torch.float32 if fine else torch.float64
+    def _draw(self, n: int, rng: Rng, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+        """Points ``(n, *data_shape)`` and the components ``(n,)`` that they came from."""
+        n = check_number(n, "n", 1, integer=True)
+        rounding = torch.finfo(torch.float32).eps * self.means.abs().max()
+        fine = bool(rounding <= 1e-4 * self.stds.min())
         weights = self.weights.to(noise.home(rng))
-        pick = torch.multinomial(weights, int(n), replacement=True, generator=rng)
+        pick = torch.multinomial(weights, n, replacement=True, generator=rng)
         pick = pick.to(self.means.device)
         means = self.means[pick]
-        return (
-            means + as_column(self.stds[pick], means) * noise.randn_like(means, rng)
-        ).to(dtype), pick
+        x = noise.randn_like(means, rng).mul_(as_column(self.stds[pick], means)).add_(means)
+        return x.to(dtype or (torch.float32 if fine else torch.float64)), pick
 
     def log_prob(self, x: Tensor, t: Time = 0.0) -> Tensor:
         r""":math:`\log p_t(x)` in nats, shape ``(n,)``; ``t = 0`` is the data itself."""
-        flat, time = self._flat(x, t)
-        log_terms = [
-            self._log_terms(xs, ts)[0].logsumexp(1) for xs, ts in self._chunks(flat, time)
-        ]
-        return torch.cat(log_terms).to(x.dtype)
+        chunks = self._chunks(*self._flat(x, t))
+        parts = [self._log_terms(*part)[0].logsumexp(1) for part in chunks]
+        return torch.cat(parts).to(x.dtype)
 
     def score(self, x: Tensor, t: Time) -> Tensor:
         r""":math:`\nabla_x \log p_t(x) = \sum_k r_k(x, t) (\mu_k - x) / (c_k^2 + t^2)`,
-        where :math:`r_k` is the probability that ``x`` came from component ``k``. Defined
-        at ``t = 0`` too. Shape of ``x``."""
+        with :math:`r_k` the probability that ``x`` came from component ``k``. Defined at
+        ``t = 0`` too. Shape of ``x``."""
         flat, time = self._flat(x, t)
         return self._score(flat, time).reshape(x.shape).to(x.dtype)
 
     def denoiser(self, x: Tensor, t: Time) -> Tensor:
-        r""":math:`D(x, t) = E[x_0 \mid x_t = x] = x + t^2 \nabla_x \log p_t(x)`. Shape of
-        ``x``."""
+        r""":math:`D(x, t) = E[x_0 \mid x_t = x] = x + t^2 \nabla_x \log p_t(x)`."""
         flat, time = self._flat(x, t)
         return self._as_given(torch.addcmul(flat, time**2, self._score(flat, time)), x)
 
@@ -168,55 +141,43 @@ class GaussianMixture(FlowMap):
     def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802
         r"""The exact :math:`G(x, t, s)`, any :math:`t \ge s \ge 0`: where the trajectory
         through ``(x, t)`` is at ``s``. Shape of ``x``."""
-        flat, t_col = self._flat(x, t)
-        return self._integrate(lambda y, u: -u * self._score(y, u), flat, t_col, s, x)
+        return self._integrate(lambda y, u: -u * self._score(y, u), x, t, s)
 
     def _integrate(
-        self, velocity: Any, flat: Tensor, t: Tensor, s: Time, x: Tensor, *extra: Tensor
+        self, velocity: Callable[..., Tensor], x: Tensor, t: Time, s: Time, *extra: Tensor
     ) -> Tensor:
-        """From ``t`` to ``s`` by pieces of the integrator's tables; the score minds its
-        own."""
-        s_col = check_times(s, flat, "s", dtype=torch.float64)
-        check_order(t, s_col)
-        times = (t.expand(len(flat), 1), s_col.expand(len(flat), 1))
-        rows = max(1, CHUNK // flat.shape[1])
+        flat, t_col = self._flat(x, t)
+        s_col = check_times(s, flat, "s")
+        check_order(t_col, s_col)
+        columns = [part.expand(len(flat), -1) for part in (flat, t_col, s_col, *extra)]
+        rows = max(1, CHUNK // flat.shape[1])  # of the integrator's own tables
         scale, tolerance = float(self.stds.min()), 1e-9 * self.sigma_data
         parts = [
             integrate(velocity, y, start, end, scale, tolerance, tuple(more))
-            for y, start, end, *more in zip(
-                *(part.split(rows) for part in (flat, *times, *extra)), strict=True
-            )
+            for y, start, end, *more in zip(*(c.split(rows) for c in columns), strict=True)
         ]
-        still = (t == s_col).reshape(
-            -1, *[1] * (x.ndim - 1)
-        )  # not rounded by way of the centre
+        still = as_column(t_col == s_col, x).bool()  # these are x itself, not rounded
         return torch.where(still, x, self._as_given(torch.cat(parts), x))
 
     def _flat(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Checked points ``(n, d)`` from the centre and times ``(n or 1, 1)``, in
         float64."""
-        check_points(x, "x", self.shape)
-        if x.device != self.means.device:
-            raise ValueError(
-                f"x must be where the world is, on {self.means.device}, got {x.device}; "
-                "move one of them with .to(device)"
-            )
-        flat = (x.to(torch.float64) - self.center).reshape(len(x), -1)
+        if check_points(x, "x", self.shape).device != self.means.device:
+            where = f"on {self.means.device}, got {x.device}; move one with .to(device)"
+            raise ValueError(f"x must be where the world is, {where}")
+        flat = (x.to(torch.float64) - self.center).flatten(1)
         return flat, check_times(t, flat, "t")
 
     def _as_given(self, flat: Tensor, x: Tensor) -> Tensor:
         """Points from the centre with the origin, shape and dtype of ``x``."""
         return (flat.reshape(x.shape) + self.center).to(x.dtype)
 
-    def _chunks(self, flat: Tensor, time: Tensor) -> list[tuple[Tensor, Tensor]]:
-        rows = self._rows()
-        one = [time] * -(-len(flat) // rows)
-        times = time.expand(len(flat), 1).split(rows) if len(time) > 1 else one
-        return list(zip(flat.split(rows), times, strict=True))
-
-    def _rows(self) -> int:
-        """How many points are dealt with at once."""
-        return max(1, CHUNK // (self._mu.numel() if self._wide else len(self._mu)))
+    def _chunks(self, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Rows of points and of what goes with them, so many that their tables stay
+        small."""
+        rows = max(1, CHUNK // (self._mu.numel() if self._wide else len(self._mu)))
+        for i in range(0, len(columns[0]), rows):
+            yield tuple(c if len(c) == 1 else c[i : i + rows] for c in columns)
 
     def _log_terms(self, flat: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """``log w_k N(x; mu_k, v_k)``, shape ``(n, k)``, and ``v_k = c_k^2 + t^2``, which
@@ -226,18 +187,15 @@ class GaussianMixture(FlowMap):
             terms = (flat[:, None] - self._mu).square().sum(2)
         else:  # |x - mu|^2 by a matrix product
             lengths = flat.square().sum(1, keepdim=True)
-            terms = torch.addmm(
-                self._mu_squared, torch.cat([flat, lengths], 1), self._pairing
-            )
+            joined = torch.cat([flat, lengths], 1)
+            terms = torch.addmm(self._mu_squared, joined, self._pairing)
         terms *= -0.5 / variance  # in place: a new table would cost more than the product
         terms -= 0.5 * flat.shape[1] * torch.log(2 * torch.pi * variance)
         terms += self.weights.log()
         return terms, variance
 
     def _score(self, flat: Tensor, time: Tensor) -> Tensor:
-        result = torch.empty_like(
-            flat
-        )  # filled piece by piece: a list of pieces costs memory
+        result = torch.empty_like(flat)  # filled piece by piece, which needs less memory
         done = 0
         for xs, ts in self._chunks(flat, time):
             log_terms, variance = self._log_terms(xs, ts)
@@ -249,9 +207,7 @@ class GaussianMixture(FlowMap):
         """``sum_k share_k (mu_k - x) / v_k`` for shares ``(n, k)`` that sum to 1."""
         if self._wide:
             return ((share / variance)[:, :, None] * (self._mu - x[:, None])).sum(1)
-        if (
-            variance.shape[1] == 1
-        ):  # all components are equally wide: one division at the end
+        if variance.shape[1] == 1:  # all components are equally wide: divide at the end
             return (share @ self._mu - x) / variance
         pull = share / variance
         return pull @ self._mu - pull.sum(1, keepdim=True) * x
@@ -260,8 +216,7 @@ class GaussianMixture(FlowMap):
 def plain_denoiser(
     x: Tensor, t: float, means: Tensor, stds: Tensor, weights: Tensor
 ) -> Tensor:
-    r"""The denoiser of :class:`GaussianMixture` written as its formula, for reading and
-    testing:
+    r"""The denoiser of :class:`GaussianMixture` written as its formula, to be read:
 
     .. math:: D(x, t) = \sum_k r_k\, \frac{c_k^2\, x + t^2 \mu_k}{c_k^2 + t^2}, \qquad
         r_k \propto w_k\, N(x; \mu_k, (c_k^2 + t^2) I)
@@ -271,34 +226,28 @@ def plain_denoiser(
     variance = stds**2 + t**2
     squared = (x[:, None] - means).square().sum(2)  # (n, k): from each point to each mean
     density = -squared / (2 * variance) - x.shape[1] / 2 * variance.log()
-    share = (weights.log() + density).softmax(1)  # r_k, given x
-    own = (stds[:, None] ** 2 * x[:, None] + t**2 * means) / variance[
-        :, None
-    ]  # as if from k
-    return (share[:, :, None] * own).sum(1)
+    share = (weights.log() + density).softmax(1)  # r_k
+    own = stds[:, None] ** 2 * x[:, None] + t**2 * means
+    return (share[:, :, None] * own / variance[:, None]).sum(1)
 
 
 def numbers(value: Any, name: str) -> Tensor:
-    """A copy of ``value`` in float64: a tensor, lists, or a NumPy table of any layout and
-    byte order.
+    """A copy of ``value`` in float64: a tensor, lists, or NumPy's of any layout, any bytes.
 
-    Raises:
-        TypeError, ValueError: it does not hold real numbers, or some are masked.
+    Raises TypeError or ValueError where it does not hold real numbers or some are masked.
     """
     if isinstance(value, Tensor):
         check_held(value, name)
         if value.is_complex() or value.dtype == torch.bool:
             raise TypeError(f"{name} must hold real numbers, got dtype {value.dtype}")
         return value.detach().to(torch.float64, copy=True)
-    if np.ma.is_masked(value):
-        count = int(np.ma.count_masked(value))
-        raise ValueError(f"{name} must hold no masked values, got {count} of them")
+    if masked := np.ma.count_masked(value) if np.ma.is_masked(value) else 0:
+        raise ValueError(f"{name} must hold no masked values, got {masked} of them")
     try:
         table = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"{name} must be numbers, in rows of one length; got {type(value).__name__}"
-        ) from error
+        got = f"got {type(value).__name__}"
+        raise TypeError(f"{name} must be numbers, in rows of one length; {got}") from error
     if table.dtype.kind not in "iuf":
         raise TypeError(f"{name} must hold real numbers, got dtype {table.dtype}")
     return torch.from_numpy(np.array(table, dtype=np.float64, order="C"))
@@ -314,8 +263,7 @@ def moved(held: Held, device: torch.device | str) -> Held:
 
 
 def time_range(sigma_data: float) -> tuple[float, float]:
-    r""":math:`[\sigma_{min}, \sigma_{max}] = [0.004, 20]\,\sigma_{data}`, the range of
-    noise levels used in the book.
+    r""":math:`[\sigma_{min}, \sigma_{max}] = [0.004, 20]\,\sigma_{data}`, as in the book.
 
     At ``sigma_data = 0.5`` this is EDM's 0.002 below and 10 above: at 20 times the data's
     spread, noise hides them.
@@ -325,8 +273,4 @@ def time_range(sigma_data: float) -> tuple[float, float]:
 
 def ends(table: Tensor) -> str:
     """How an error tells of a table without printing it."""
-    return (
-        f" values from {float(table.min()):g} to {float(table.max()):g}"
-        if table.numel()
-        else ""
-    )
+    return f"values from {float(table.min()):g} to {float(table.max()):g}"

@@ -1,5 +1,5 @@
-r"""Noise and its levels: points :math:`x_0 + t\,\epsilon`, the grid of times a sampler
-walks down, and how the times of a training batch are drawn."""
+r"""Noise :math:`x_0 + t\,\epsilon` and its levels: the grid that a sampler walks down, and
+how the times of a training batch are drawn."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ctm._checks import check_number
 from ctm.flow_map import Time, as_column
 
 RHO = 7.0  # EDM's spacing: steps are small where the trajectories bend, near the data
+Device = torch.device | str
 
 
 class Levels(Protocol):
@@ -25,28 +26,24 @@ class Levels(Protocol):
 
 
 def rho_time(fraction: Tensor, low: Any, high: Any) -> Tensor:
-    r"""The noise level at ``fraction`` of the way down from ``high`` to ``low``, equal
-    steps in :math:`t^{1/\rho}`:
+    r"""The noise level at ``fraction`` of the way down from ``high`` to ``low``, numbers or
+    tensors, with equal steps in :math:`t^{1/\rho}`, :math:`\rho = 7` (EDM, eq. 5):
 
     .. math:: t = \bigl(high^{1/\rho} + fraction\,(low^{1/\rho} - high^{1/\rho})\bigr)^\rho
-
-    with :math:`\rho = 7` (EDM, eq. 5). ``low`` and ``high`` are numbers or tensors.
     """
     return (high ** (1 / RHO) + fraction * (low ** (1 / RHO) - high ** (1 / RHO))) ** RHO
 
 
-def karras_times(
-    n: int, sigma_min: float | Levels, sigma_max: float | None = None
-) -> Tensor:
-    """``n`` steps from ``sigma_max`` down to ``sigma_min``: ``n + 1`` noise levels in
-    float64, strictly decreasing. ``karras_times(n, model)`` takes both limits from the
+def karras_times(n: int, sigma_min: Any, sigma_max: float | None = None) -> Tensor:
+    """``n`` steps down from ``sigma_max`` to ``sigma_min``: ``n + 1`` noise levels,
+    float64, strictly decreasing. ``karras_times(n, model)`` takes both limits from a
     model."""
-    check_number(n, "n", 1, integer=True)
-    low, high = sigma_min, sigma_max
-    if high is None and hasattr(low, "sigma_max"):
-        low, high = low.sigma_min, low.sigma_max
-    low, high = _number(low, "sigma_min", 0.0), _number(high, "sigma_max", low)
-    steps = torch.linspace(0, 1, int(n) + 1, dtype=torch.float64, device="cpu")
+    n = check_number(n, "n", 1, integer=True)
+    if sigma_max is None and hasattr(sigma_min, "sigma_max"):
+        sigma_min, sigma_max = sigma_min.sigma_min, sigma_min.sigma_max
+    low = check_number(sigma_min, "sigma_min", 0, above=True)
+    high = check_number(sigma_max, "sigma_max", low, above=True)
+    steps = torch.linspace(0, 1, n + 1, dtype=torch.float64, device="cpu")
     times = rho_time(steps, low, high)
     times[0], times[-1] = high, low  # not the rounded seventh powers
     return times
@@ -57,24 +54,20 @@ def randn(
     rng: torch.Generator | None,
     *,
     dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
 ) -> Tensor:
-    r""":math:`N(0, 1)` numbers, drawn where the generator lives and then moved to
-    ``device``: one seed gives one set of numbers wherever they are used."""
-    return torch.randn(tuple(shape), generator=rng, dtype=dtype, device=home(rng)).to(
-        device
-    )
+    r""":math:`N(0, 1)` numbers, drawn where the generator lives, then moved to ``device``:
+    a seed gives the same numbers wherever they are used."""
+    drawn = torch.randn(tuple(shape), generator=rng, dtype=dtype, device=home(rng))
+    return drawn.to(device)
 
 
 def rand(
-    shape: Sequence[int],
-    rng: torch.Generator | None,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+    shape: Sequence[int], rng: torch.Generator | None, *, device: Device = "cpu"
 ) -> Tensor:
-    """Uniform numbers in [0, 1), drawn as :func:`randn` draws."""
-    return torch.rand(tuple(shape), generator=rng, dtype=dtype, device=home(rng)).to(device)
+    """Uniform float32 numbers in [0, 1), drawn as :func:`randn` draws."""
+    drawn = torch.rand(tuple(shape), generator=rng, dtype=torch.float32, device=home(rng))
+    return drawn.to(device)
 
 
 def randn_like(x: Tensor, rng: torch.Generator | None) -> Tensor:
@@ -83,27 +76,27 @@ def randn_like(x: Tensor, rng: torch.Generator | None) -> Tensor:
 
 
 def noised(x0: Tensor, t: Time, rng: torch.Generator | None) -> Tensor:
-    r""":math:`x_t = x_0 + t\,\epsilon`, ``t`` one number or one per sample. Shape of
-    ``x0``."""
+    r""":math:`x_t = x_0 + t\,\epsilon`, ``t`` a number or one per sample. Shape of x0."""
     return x0 + (as_column(t, x0) if isinstance(t, Tensor) else t) * randn_like(x0, rng)
 
 
 def rho_times(n: int, model: Levels, rng: torch.Generator) -> Tensor:
-    r"""``n`` noise levels uniform in :math:`t^{1/7}` between the model's limits, shape
-    ``(n,)``, where the generator lives."""
+    r"""``n`` noise levels uniform in :math:`t^{1/7}` between the model's limits, ``(n,)``,
+    where the generator lives."""
     low, high = model.sigma_min, model.sigma_max
     # a seventh power in float32 misses the ends by about 1e-4 of their size
     return rho_time(rand((n,), rng, device=rng.device), low, high).clamp(low, high)
 
 
 def lognormal_times(n: int, model: Levels, rng: torch.Generator) -> Tensor:
-    r"""``n`` noise levels with :math:`\log t \sim N(\log 2\sigma_{data} - 1.2,\, 1)`, kept
-    within the model's limits (EDM, table 1, where the deviation is 1.2). Shape ``(n,)``."""
+    r"""``n`` noise levels, :math:`\log t \sim N(\log 2\sigma_{data} - 1.2,\, 1)`, kept
+    within the model's limits (EDM, table 1, with deviation 1.2); ``(n,)``, where the
+    generator lives."""
     middle = math.log(2 * model.sigma_data) - 1.2
-    drawn = (randn((n,), rng, device=rng.device) + middle).exp()
-    return drawn.clamp(model.sigma_min, model.sigma_max)
+    levels = (middle + randn((n,), rng, device=rng.device)).exp()
+    return levels.clamp(model.sigma_min, model.sigma_max)
 
 
-def home(rng: torch.Generator | None) -> torch.device | str:
+def home(rng: torch.Generator | None) -> Device:
     """Where a generator draws; None is PyTorch's own on the CPU."""
     return "cpu" if rng is None else rng.device
