@@ -1,8 +1,9 @@
-"""Exact flow maps that need no integration, to test others against."""
+"""Flow maps to test others with: exact ones in closed form, and wrong ones on purpose."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,3 +61,22 @@ class Line(FlowMap):
 
     def denoiser(self, x: Tensor, t: Time) -> Tensor:
         return self.world.denoiser(x, t)
+
+
+class Perturbed(FlowMap):
+    """A flow map with an error put in: :math:`G(x, t, s) = exact + error`.
+
+    ``error`` is called with ``x``, ``t``, ``s`` and the exact point at ``s``.
+    """
+
+    def __init__(self, exact: FlowMap, error: Callable[..., Tensor]) -> None:
+        self.exact, self.error, self.sigma_data = exact, error, exact.sigma_data
+        self.sigma_min, self.sigma_max = exact.sigma_min, exact.sigma_max
+        self.shape, self.center = exact.shape, exact.center
+
+    def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802
+        there = self.exact.G(x, t, s)
+        return there + self.error(x, t, s, there)
+
+    def denoiser(self, x: Tensor, t: Time) -> Tensor:
+        return self.exact.denoiser(x, t)

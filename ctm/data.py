@@ -77,9 +77,7 @@ class Points:
             x, labels = _read(x, labels)
         table, self._dtype = _table(x)
         if len(table) < 2:
-            raise ValueError(
-                "x must have at least two rows, for only they have a spread; got one"
-            )
+            raise ValueError("x must have at least two rows, to have a spread; got one")
         self.shape = tuple(table.shape[1:])
         flat = table if table.ndim == 2 else table.reshape(-1, 1)
         shift = flat.mean(0)
@@ -104,15 +102,12 @@ class Points:
 
     @property
     def sample_labelled(self) -> Callable[..., tuple[Tensor, Tensor]]:
-        """``sample_labelled(n, generator=rng)``: as :meth:`sample`, with the labels
-        ``(n,)``.
+        """``sample_labelled(n, generator=rng)``: as :meth:`sample`, and labels ``(n,)``.
 
-        Data without labels do not have it, so that ``hasattr`` tells.
+        Points without labels do not have this, so that ``hasattr`` tells.
         """
         if self.labels is None:
-            raise AttributeError(
-                "these points have no labels: give them as Points(x, labels)"
-            )
+            raise AttributeError("no labels were given: Points(x, labels)")
         return self._sample_labelled
 
     def _sample_labelled(
@@ -131,9 +126,8 @@ class Points:
         """Points in the data's own units ``(n, *shape)``, standardised, in float32."""
         table, _ = _table(x)
         if table.shape[1:] != self.shape:
-            raise ValueError(
-                f"x must hold points of shape {self.shape}, got {tuple(table.shape)}"
-            )
+            shape = tuple(table.shape[1:])
+            raise ValueError(f"x must hold points of shape {self.shape}, got {shape}")
         return self._standardised(table)
 
     def _standardised(self, table: Tensor) -> Tensor:
@@ -151,9 +145,8 @@ class Points:
 def _read(x: Any, labels: Any) -> tuple[Any, Any]:
     """The points and labels of a data set, item by item."""
     if not (hasattr(x, "__len__") and hasattr(x, "__getitem__")):
-        raise TypeError(
-            f"x must be a table or a data set with a length, got {type(x).__name__}"
-        )
+        got = f"got {type(x).__name__}"
+        raise TypeError(f"x must be a table or a data set with a length, {got}")
     items = [x[i] for i in range(len(x))]
     if items and all(isinstance(item, tuple) and len(item) == 1 for item in items):
         items = [item[0] for item in items]
@@ -183,10 +176,8 @@ def _table(x: Any) -> tuple[Tensor, torch.dtype]:
     wrong = ~(table.abs() <= LARGEST)
     if bool(wrong.any()):
         flat = wrong if table.ndim == 2 else wrong.reshape(-1, 1)
-        where = _columns(flat.any(0), x)
-        raise ValueError(
-            f"x must hold finite numbers up to {LARGEST:g}, got others in {where}"
-        )
+        got = f"got others in {_columns(flat.any(0), x)}"
+        raise ValueError(f"x must hold finite numbers up to {LARGEST:g}, {got}")
     single = str(getattr(raw, "dtype", "")).endswith(("float16", "float32"))  # bfloat16 too
     return table, torch.float32 if single else torch.float64
 

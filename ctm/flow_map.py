@@ -5,7 +5,6 @@ conditions."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -71,29 +70,7 @@ class Conditional(Protocol):
     def given(self, condition: Any) -> FlowMap: ...
 
 
-class Perturbed(FlowMap):
-    """A flow map with an error put in on purpose, to see what it does:
-    :math:`G = exact + error`.
-
-    ``error`` is called with ``x, t, s`` and the exact point at ``s``, and returns its
-    shape.
-    """
-
-    def __init__(self, exact: FlowMap, error: Callable[..., Tensor]) -> None:
-        self.exact, self.error, self.sigma_data = exact, error, exact.sigma_data
-        self.sigma_min, self.sigma_max = exact.sigma_min, exact.sigma_max
-        self.shape, self.center = exact.shape, exact.center
-
-    def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802
-        there = self.exact.G(x, t, s)
-        return there + self.error(x, t, s, there)
-
-    def denoiser(self, x: Tensor, t: Time) -> Tensor:
-        return self.exact.denoiser(x, t)
-
-
 def as_column(t: Time, x: Tensor) -> Tensor:
     """``t`` in a shape that broadcasts against ``x``; its values are not checked."""
-    return torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(
-        -1, *[1] * (x.ndim - 1)
-    )
+    times = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+    return times.reshape(-1, *[1] * (x.ndim - 1))

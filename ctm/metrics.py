@@ -55,12 +55,11 @@ def flow_map_error(
 
 
 def relative_error(x: Tensor, exact: Tensor, spread: float) -> float:
-    r""":math:`\sqrt{E\,|x - exact|^2} / spread`, the mean over all numbers of two tensors of
-    one shape, in float64. The unit is ``sigma_data``, or the spread that the data have."""
+    r""":math:`\sqrt{E\,|x - exact|^2} / spread`, with the mean over all numbers of two tensors
+    of one shape, in float64. The unit is ``sigma_data``, or the spread that the data have."""
     if x.shape != exact.shape:
-        raise ValueError(
-            f"x must have the shape {tuple(exact.shape)}, got {tuple(x.shape)}"
-        )
+        shape = f"the shape of exact, {tuple(exact.shape)}"
+        raise ValueError(f"x must have {shape}, got {tuple(x.shape)}")
     difference = x.detach().double() - exact.detach().double()
     return float(difference.square().mean().sqrt()) / spread
 
@@ -207,7 +206,7 @@ def _draws(
     draws: int,
     seed: int,
 ) -> list[tuple[float, float]]:
-    """``(samples to data, data to data)`` for each draw; the first NaN without a sampler."""
+    """``(samples to data, data to data)`` for each draw; without a sampler, NaN first."""
     check_choice(metric, "metric", METRICS)
     n = check_number(n, "n", 2, integer=True)
     draws = check_number(draws, "draws", 2, integer=True)
