@@ -178,8 +178,11 @@ def _table(x: Any) -> tuple[Tensor, torch.dtype]:
         flat = wrong if table.ndim == 2 else wrong.reshape(-1, 1)
         got = f"got others in {_columns(flat.any(0), x)}"
         raise ValueError(f"x must hold finite numbers up to {LARGEST:g}, {got}")
-    single = str(getattr(raw, "dtype", "")).endswith(("float16", "float32"))  # bfloat16 too
-    return table, torch.float32 if single else torch.float64
+    dtype = getattr(raw, "dtype", np.dtype(float))  # NumPy's or torch's
+    floating = getattr(dtype, "kind", "") == "f" or getattr(
+        dtype, "is_floating_point", False
+    )
+    return table, torch.float32 if floating and dtype.itemsize < 8 else torch.float64
 
 
 def _converts(column: np.ndarray) -> bool:

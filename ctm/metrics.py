@@ -55,8 +55,8 @@ def flow_map_error(
 
 
 def relative_error(x: Tensor, exact: Tensor, spread: float) -> float:
-    r""":math:`\sqrt{E\,|x - exact|^2} / spread`, with the mean over all numbers of two tensors
-    of one shape, in float64. The unit is ``sigma_data``, or the spread that the data have."""
+    r""":math:`\sqrt{E\,|x - exact|^2} / spread`, the mean over all numbers of two tensors
+    of one shape, in float64. The spread is ``sigma_data``, or what the draw has."""
     if x.shape != exact.shape:
         shape = f"the shape of exact, {tuple(exact.shape)}"
         raise ValueError(f"x must have {shape}, got {tuple(x.shape)}")
