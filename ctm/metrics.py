@@ -89,7 +89,8 @@ def wasserstein(x: Tensor, y: Tensor, p: int = 2) -> float:
     ot = _pot()
     if a.shape[1] == 1:
         return float(ot.wasserstein_1d(a[:, 0].numpy(), b[:, 0].numpy(), p=p)) ** (1 / p)
-    cost = _distances(a, b).pow(p).numpy()
+    # by differences: squares would lose the digits of close points
+    cost = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").pow(p).numpy()
     return float(ot.emd2([], [], cost, numItermax=10_000_000)) ** (1 / p)
 
 
@@ -116,7 +117,7 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     a, b = _pair(x, y)
 
     def mean_distance(first: Tensor, second: Tensor) -> float:
-        total = sum(float(_distances(rows, second).sum()) for rows in first.split(1000))
+        total = sum(float(torch.cdist(rows, second).sum()) for rows in first.split(1000))
         return total / (len(first) * len(second))
 
     return (
@@ -130,11 +131,6 @@ def _pot() -> Any:
     except ImportError as error:
         raise ImportError("this distance needs POT: pip install POT") from error
     return ot
-
-
-def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """All Euclidean distances, by differences: squares lose the digits of close points."""
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 METRICS: dict[str, Metric] = {
