@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ctm._checks import check_number
 from ctm.flow_map import Conditional, Denoiser, as_column
-from ctm.labelled import NO_LABEL, Condition, split_condition
+from ctm.labelled import NO_LABEL, Condition, read_condition
 from ctm.models import CTM
 from ctm.noise import rand
 
@@ -64,7 +64,7 @@ class ConditionalCTM(CTM):
     def embedding(self, condition: Condition, w: float | Tensor | None = None) -> Tensor:
         """What the network sees, shape ``(n or 1, classes + 1)``: the class as a one-hot vector,
         all zeros where there is none, followed by :math:`w - 1`."""
-        labels, strength = split_condition(condition, w, self.classes)
+        labels, strength = read_condition(condition, w, self.classes)
         device = next(self.parameters()).device
         labels, strength = labels.to(device), strength.to(device, torch.float32)
         named = (labels >= 0)[:, None]
@@ -168,7 +168,7 @@ class GuidedModel:
 
     def given(self, condition: Condition, w: float | Tensor | None = None) -> Denoiser:
         """An object with the guided ``denoiser``; each call costs two of the model."""
-        labels, strength = split_condition(condition, w)
+        labels, strength = read_condition(condition, w, self.model.classes)
         return GuidedDenoiser(self.model.given(labels), self.model.given(None), strength)
 
 

@@ -14,7 +14,7 @@ from ctm._checks import NonFiniteError, check_number, check_points, seeded
 from ctm.flow_map import FlowMap
 from ctm.metrics import ratio_to_floor
 from ctm.flow_map import Data
-from ctm.schedules import rho_time
+from ctm.noise import rho_time
 
 ADVICE = {
     "boundary": "G(x, t, t) is not x. Is the skip built in, and are the times of the two branches the same?",

@@ -1,19 +1,20 @@
-"""How good is a flow map? Against the exact map point by point, and as samples against the data."""
+"""How good is a flow map? Against the exact map by point, and as samples against data."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import ot
 import torch
 from torch import Tensor
 
 from ctm._checks import check_choice, check_number, check_points, check_schedule, seeded
-from ctm.flow_map import FlowMap
+from ctm.flow_map import Data, FlowMap
 from ctm.mixture import GaussianMixture
-from ctm.flow_map import Data
+from ctm.noise import noised
 
 Metric = Callable[[Tensor, Tensor], float]
 
@@ -30,9 +31,11 @@ def flow_map_error(
 ) -> float:
     r"""Relative error of a jump against the exact one,
 
-    .. math:: \sqrt{E\,|G_\theta(x_t, t, s) - G(x_t, t, s)|^2 \big/ E\,|x_0|^2}, \qquad x_t = x_0 + t\,\epsilon,
+    .. math:: \sqrt{E\,|G_\theta(x_t, t, s) - G(x_t, t, s)|^2 \big/ E\,|x_0 - \bar x|^2},
+        \qquad x_t = x_0 + t\,\epsilon,
 
-    by default of the one-step sample: from ``sigma_max`` to ``sigma_min`` of the flow map.
+    with :math:`\bar x` the world's ``center``; by default of the one-step sample, from
+    ``sigma_max`` to ``sigma_min`` of the flow map.
 
     Args:
         flow_map: the map to judge.
@@ -41,65 +44,93 @@ def flow_map_error(
         n: points :math:`x_t` drawn.
         seed: seed of the draw.
     """
-    check_number(n, "n", 1, integer=True)
-    t = flow_map.sigma_max if t is None else t
-    s = flow_map.sigma_min if s is None else s
-    check_number(t, "t", 0)
-    check_number(s, "s", 0, t)
+    n = check_number(n, "n", 1, integer=True)
+    t = check_number(flow_map.sigma_max if t is None else t, "t", 0)
+    s = check_number(flow_map.sigma_min if s is None else s, "s", 0, t)
     generator = seeded(seed)
     x0 = world.sample(n, generator=generator)
-    xt = x0 + t * torch.randn(x0.shape, generator=generator)
-    difference = flow_map.G(xt, t, s) - world.G(xt, t, s)
-    return float((difference.square().sum() / x0.square().sum()).sqrt())
+    xt = noised(x0, t, generator)
+    spread = (x0.double() - world.center).square().mean().sqrt()
+    return relative_error(flow_map.G(xt, t, s), world.G(xt, t, s), float(spread))
 
 
-def error_table(flow_map: FlowMap, world: GaussianMixture, times: Sequence[float], *, n: int = 2000) -> Tensor:
-    """:func:`flow_map_error` for every pair of decreasing ``times``: ``[i, j]`` is the jump from ``times[i]`` to
-    ``times[j]``, NaN where ``times[j] >= times[i]``."""
+def relative_error(x: Tensor, exact: Tensor, spread: float) -> float:
+    r""":math:`\sqrt{E\,|x - exact|^2} / spread`, the mean over all numbers of two tensors
+    of one shape, in float64. The spread is ``sigma_data``, or what the draw has."""
+    if x.shape != exact.shape:
+        shape = f"the shape of exact, {tuple(exact.shape)}"
+        raise ValueError(f"x must have {shape}, got {tuple(x.shape)}")
+    difference = x.detach().double() - exact.detach().double()
+    return float(difference.square().mean().sqrt()) / spread
+
+
+def error_table(
+    flow_map: FlowMap, world: GaussianMixture, times: Sequence[float], *, n: int = 2000
+) -> Tensor:
+    """:func:`flow_map_error` for every pair of decreasing ``times``: ``[i, j]`` is the jump
+    from ``times[i]`` to ``times[j]``, NaN where ``times[j] >= times[i]``. On the CPU."""
     levels = check_schedule(times)
-    table = torch.full((len(levels), len(levels)), torch.nan)
-    for i, t in enumerate(levels):
-        for j, s in enumerate(levels):
-            if s < t:
-                table[i, j] = flow_map_error(flow_map, world, t, s, n=n)
-    return table
+    rows = [
+        [flow_map_error(flow_map, world, t, s, n=n) if s < t else math.nan for s in levels]
+        for t in levels
+    ]
+    return torch.tensor(rows, dtype=torch.float32, device="cpu")
 
 
 def wasserstein(x: Tensor, y: Tensor, p: int = 2) -> float:
-    r"""Wasserstein distance :math:`W_p = (\min_\pi E_\pi |x - y|^p)^{1/p}` between two sets of points, exact.
+    r"""Wasserstein distance :math:`W_p = (\min_\pi E_\pi |x - y|^p)^{1/p}` between two sets
+    of points ``(n, *shape)`` and ``(m, *shape)``, exact.
 
-    By sorting in one dimension, else by linear programming (POT's ``emd2``), which grows as the cube of the number of
-    points: 2,000 take a few seconds.
+    By sorting in one dimension, else by linear programming (POT's ``emd2``), which grows as
+    the cube of the number of points: 2,000 take a few seconds.
     """
-    check_number(p, "p", 1, 2, integer=True)
+    p = check_number(p, "p", 1, 2, integer=True)
     a, b = _pair(x, y)
+    ot = _pot()
     if a.shape[1] == 1:
-        return float(ot.wasserstein_1d(a[:, 0], b[:, 0], p=p)) ** (1 / p)
-    cost = ot.dist(a, b, metric="sqeuclidean" if p == 2 else "euclidean")
+        return float(ot.wasserstein_1d(a[:, 0].numpy(), b[:, 0].numpy(), p=p)) ** (1 / p)
+    # by differences: squares would lose the digits of close points
+    cost = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").pow(p).numpy()
     return float(ot.emd2([], [], cost, numItermax=10_000_000)) ** (1 / p)
 
 
-def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 64, seed: int = 0) -> float:
-    r"""Sliced :math:`W_2`: the root mean square of the 1-D :math:`W_2` along random directions (POT). Fast at any size."""
-    check_number(projections, "projections", 1, 10**6, integer=True)
-    check_number(seed, "seed", 0, 2**32 - 1, integer=True)
+def sliced_wasserstein(
+    x: Tensor, y: Tensor, *, projections: int = 64, seed: int = 0
+) -> float:
+    r"""Sliced :math:`W_2`: the root mean square of the 1-D :math:`W_2` along random
+    directions (POT). Fast at any size. Shapes as for :func:`wasserstein`."""
+    projections = check_number(projections, "projections", 1, 10**6, integer=True)
+    seed = check_number(seed, "seed", 0, 2**32 - 1, integer=True)
     a, b = _pair(x, y)
     if a.shape[1] == 1:
         return wasserstein(x, y)
-    return float(ot.sliced_wasserstein_distance(a, b, n_projections=projections, p=2, seed=seed))
+    distance = _pot().sliced_wasserstein_distance
+    return float(distance(a.numpy(), b.numpy(), n_projections=projections, seed=seed))
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    r""":math:`\sqrt{2 E|x - y| - E|x - x'| - E|y - y'|}` (Szekely and Rizzo 2013): 0 only for equal distributions.
+    r""":math:`\sqrt{2 E|x - y| - E|x - x'| - E|y - y'|}` (Szekely and Rizzo 2013): 0 only
+    for equal distributions. Shapes as for :func:`wasserstein`.
 
     Each mean runs over all pairs of the given points, a block of rows at a time.
     """
-    a, b = (torch.from_numpy(part) for part in _pair(x, y))
+    a, b = _pair(x, y)
 
     def mean_distance(first: Tensor, second: Tensor) -> float:
-        return sum(float(torch.cdist(rows, second).sum()) for rows in first.split(1000)) / (len(first) * len(second))
+        total = sum(float(torch.cdist(rows, second).sum()) for rows in first.split(1000))
+        return total / (len(first) * len(second))
 
-    return max(0.0, 2 * mean_distance(a, b) - mean_distance(a, a) - mean_distance(b, b)) ** 0.5
+    return (
+        max(0.0, 2 * mean_distance(a, b) - mean_distance(a, a) - mean_distance(b, b)) ** 0.5
+    )
+
+
+def _pot() -> Any:
+    try:
+        import ot  # here: only these distances pay for the import
+    except ImportError as error:
+        raise ImportError("this distance needs POT: pip install POT") from error
+    return ot
 
 
 METRICS: dict[str, Metric] = {
@@ -111,17 +142,19 @@ METRICS: dict[str, Metric] = {
 """The distances between two sets of points, by name."""
 
 
-def noise_floor(world: Data, metric: str = "sliced W2", *, n: int = 2000, draws: int = 8, seed: int = 0) -> list[float]:
-    """The distance between two independent true sets of ``n`` points, for each of ``draws`` pairs.
+def noise_floor(
+    world: Data, metric: str = "sliced W2", *, n: int = 2000, draws: int = 8, seed: int = 0
+) -> list[float]:
+    """The distance between two independent true sets of ``n`` points, ``draws`` times.
 
-    No sampler can be told to be better than this with so many points: it is the ruler's own error.
+    With so many points no sampler can be seen to be better than this.
     """
     return [value for _, value in _draws(None, world, metric, n, draws, seed)]
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A distance to the data in units of the noise floor, with a 95% interval of the mean over draws."""
+    """A distance to the data over the noise floor, with a 95% interval of the mean."""
 
     mean: float
     low: float
@@ -140,19 +173,22 @@ def ratio_to_floor(
     draws: int = 8,
     seed: int = 0,
 ) -> Ratio:
-    """Mean distance of samples to the data over the mean noise floor: 1.0 cannot be told from data.
+    """Mean distance of samples to the data over the mean noise floor: 1.0 cannot be told
+    from data.
 
     Args:
-        sampler: called with a number of points and a generator, returns that many samples.
+        sampler: called with a number of points and a generator, returns that many samples,
+            in the units of ``world.sample`` (those of :class:`ctm.data.Points` are
+            standardised).
         world: where the true sets are drawn, anything with ``sample``.
         metric: a name in :data:`METRICS`.
         n: points in each set.
-        draws: independent draws. The interval is 1.96 standard errors of both means, by the delta
-            method; with few draws that is a little narrow.
+        draws: independent draws. The interval is 1.96 standard errors of both means, by the
+            delta method; with few draws that is a little narrow.
         seed: seed of the draws.
     """
     pairs = np.array(_draws(sampler, world, metric, n, draws, seed))
-    (model, floor), errors = pairs.mean(0), pairs.std(0, ddof=1) / np.sqrt(draws)
+    (model, floor), errors = pairs.mean(0), pairs.std(0, ddof=1) / np.sqrt(len(pairs))
     mean = model / floor
     half = 1.96 * mean * np.sqrt((errors[0] / model) ** 2 + (errors[1] / floor) ** 2)
     return Ratio(float(mean), float(mean - half), float(mean + half))
@@ -166,22 +202,24 @@ def _draws(
     draws: int,
     seed: int,
 ) -> list[tuple[float, float]]:
-    """``(distance of samples to data, distance of data to data)`` for each draw; the first is NaN without a sampler."""
+    """``(samples to data, data to data)`` for each draw; without a sampler, NaN first."""
     check_choice(metric, "metric", METRICS)
-    check_number(n, "n", 2, integer=True)
-    check_number(draws, "draws", 2, integer=True)
+    n = check_number(n, "n", 2, integer=True)
+    draws = check_number(draws, "draws", 2, integer=True)
     distance = METRICS[metric]
     generator = seeded(seed)
     values = []
     for _ in range(draws):
-        real, other = world.sample(n, generator=generator), world.sample(n, generator=generator)
+        real, other = (world.sample(n, generator=generator) for _ in range(2))
         fake = float("nan") if sampler is None else distance(sampler(n, generator), real)
         values.append((fake, distance(other, real)))
     return values
 
 
-def _pair(x: Tensor, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sets about the mean of the first, flat, in float64 on the CPU."""
     check_points(x, "x")
     check_points(y, "y", x.shape[1:])
-    a, b = (part.detach().reshape(len(part), -1).to(torch.float64).numpy() for part in (x, y))
-    return a, b
+    a, b = (part.detach().flatten(1).to("cpu", torch.float64) for part in (x, y))
+    middle = a.mean(0)
+    return a - middle, b - middle

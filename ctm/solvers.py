@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ctm.schedules import rho_time
+from ctm.noise import rho_time
 
 
 class Denoiser(Protocol):

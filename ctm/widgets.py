@@ -25,7 +25,7 @@ from ctm.mixture import GaussianMixture
 from ctm.models import CTM
 from ctm.plotting import COLOURS, scatter
 from ctm.samplers import euler, gamma_sampling, noise
-from ctm.schedules import karras_times, rho_time
+from ctm.noise import karras_times, rho_time
 
 POINTS = 800
 Picture = tuple[Figure, str]

@@ -17,7 +17,7 @@ from ctm.editing import LinearConstraint, constrained_sampling
 from ctm.guidance import Guided, train_conditional
 from ctm.metrics import wasserstein
 from ctm.samplers import heun, one_step
-from ctm.schedules import karras_times
+from ctm.noise import karras_times
 from studies.harness import run
 
 RESULTS = Path(__file__).with_suffix(".json")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import ctm
 from ctm.likelihood import encode, invert, jump_log_det, log_likelihood
-from ctm.schedules import karras_times
+from ctm.noise import karras_times
 from studies.checkpoints import FOLDER
 from studies.harness import run
 

@@ -55,7 +55,7 @@ def compose(model: ctm.CTM, n: int) -> float | None:
     """Error of ``n`` jumps on Karras's grid from the first level to the last; None if they run out of float32's range."""
     start, end = truth(LEVELS[0], LEVELS[-1])
     try:
-        found = ctm.samplers.gamma_sampling(model, start, ctm.schedules.karras_times(n, LEVELS[-1], LEVELS[0]))
+        found = ctm.samplers.gamma_sampling(model, start, ctm.noise.karras_times(n, LEVELS[-1], LEVELS[0]))
     except ValueError:  # points that are not finite
         return None
     return relative(found - end) if bool(found.isfinite().all()) else None

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import ctm
 from ctm.samplers import euler, gamma_sampling, heun, multistep, noise
-from ctm.schedules import karras_times
+from ctm.noise import karras_times
 from studies.checkpoints import FOLDER
 from studies.harness import run
 

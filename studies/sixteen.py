@@ -19,7 +19,7 @@ from ctm.metrics import flow_map_error
 from ctm.models import c_out
 from ctm.run import Run
 from ctm.samplers import heun
-from ctm.schedules import karras_times, rho_time
+from ctm.noise import karras_times, rho_time
 from ctm.training import training_steps
 from studies.harness import run
 

@@ -19,7 +19,7 @@ from torch import Tensor
 import ctm
 from ctm.metrics import error_table, flow_map_error, ratio_to_floor
 from ctm.samplers import gamma_sampling, heun, noise, one_step
-from ctm.schedules import karras_times, rho_time
+from ctm.noise import karras_times, rho_time
 from studies.harness import run
 
 RESULTS = Path(__file__).with_suffix(".json")

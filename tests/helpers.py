@@ -19,7 +19,7 @@ def noised(world, t, n=64, seed=0, dtype=torch.float64):
 
 
 def rho_fraction(t, low, high):
-    """The inverse of ctm.schedules.rho_time: 0 at high, 1 at low."""
+    """The inverse of ctm.noise.rho_time: 0 at high, 1 at low."""
     return (high ** (1 / 7) - t ** (1 / 7)) / (high ** (1 / 7) - low ** (1 / 7))
 
 

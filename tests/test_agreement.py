@@ -19,7 +19,7 @@ from helpers import generator, noised
 import ctm
 from ctm.parametrisations import cm
 from ctm.samplers import euler, gamma_sampling, heun, multistep
-from ctm.schedules import karras_times
+from ctm.noise import karras_times
 
 STAND_INS = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
 

@@ -71,8 +71,8 @@ CALLS = {
     "gamma 2": (ValueError, r"gamma must lie in \[0, 1\]", lambda: gamma_sampling(world, x, [1.0, 0.1], gamma=2.0)),
     "points of another size": (ValueError, "x must have shape", lambda: one_step(world, torch.zeros(4, 3))),
     "no noise": (ValueError, "n must lie in", lambda: noise(world, 0, (2,))),
-    "no steps": (ValueError, "n must lie in", lambda: ctm.schedules.karras_times(0, 0.1, 1.0)),
-    "schedule upside down": (ValueError, "sigma_max must lie in", lambda: ctm.schedules.karras_times(3, 1.0, 0.1)),
+    "no steps": (ValueError, "n must lie in", lambda: ctm.noise.karras_times(0, 0.1, 1.0)),
+    "schedule upside down": (ValueError, "sigma_max must lie in", lambda: ctm.noise.karras_times(3, 1.0, 0.1)),
     # likelihoods
     "likelihood of no steps": (ValueError, "steps must lie in", lambda: ctm.likelihood.log_likelihood(world, x, steps=0)),
     "likelihood of a list": (TypeError, "x must be a torch.Tensor", lambda: ctm.likelihood.log_likelihood(world, [0.0])),

@@ -98,7 +98,7 @@ def test_the_guided_flow_map_solves_its_ode_for_every_sample():
     for i in range(6):  # alone, and by many small Heun steps
         alone = RINGS.given(int(label[i]), float(w[i]))
         assert torch.allclose(alone.G(x[i : i + 1], 3.0, 0.05), end[i : i + 1], atol=1e-7)
-    times = ctm.schedules.karras_times(2000, 0.05, 3.0)
+    times = ctm.noise.karras_times(2000, 0.05, 3.0)
     assert torch.allclose(ctm.samplers.heun(guided, x, times), end, atol=1e-4)
 
 

@@ -55,7 +55,7 @@ def test_figures_of_a_gaussian_are_known():
         a = ((0.25 + (r * t) ** 2) / (0.25 + t**2)) ** 0.5
         return abs((a - r) / (1 - r) - 0.25 / (0.25 + t**2)) * math.hypot(0.5, t) / 0.5
 
-    levels = ctm.schedules.rho_time(torch.tensor(FRACTIONS[:-1]).double(), 0.002, 10.0).tolist()
+    levels = ctm.noise.rho_time(torch.tensor(FRACTIONS[:-1]).double(), 0.002, 10.0).tolist()
     assert figure(report, "slope") == pytest.approx(max(k(t) for t in levels), rel=0.05)
 
 
@@ -114,7 +114,7 @@ def test_the_mean_alone_is_no_denoiser():
     # D = mean has E|D - x_0|^2 = c^2, the straight line has c^2 t^2 / (c^2 + t^2); farthest apart at the lowest t looked at
     constant = Changed(AffineMap(), denoiser=lambda x, t: 0.5 + 0 * x)
     report = ctm.doctor(constant, ctm.data.one_gaussian(), n=3000)
-    t = ctm.schedules.rho_time(torch.tensor(FRACTIONS[-2]).double(), 0.002, 10.0).item()
+    t = ctm.noise.rho_time(torch.tensor(FRACTIONS[-2]).double(), 0.002, 10.0).item()
     assert figure(report, "regression") == pytest.approx((0.25 + t**2) / t**2, rel=0.05)
 
 

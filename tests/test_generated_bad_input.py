@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ctm
-from ctm import losses, metrics, networks, samplers, schedules
+from ctm import losses, metrics, networks, noise, samplers
 from ctm.pairs import draw_levels
 from ctm.parametrisations import Parametrised, edm, euler
 
@@ -122,7 +122,7 @@ CALLS = {
         {"stds": ("positive", 0.1), "weights": ("weights", [1.0, 2.0])},
     ),
     "karras_times": (
-        schedules.karras_times,
+        noise.karras_times,
         {"n": ("count", 4), "sigma_min": ("positive", 0.1), "sigma_max": ("positive", 1.0)},
     ),
     "MLP": (

@@ -22,7 +22,7 @@ from ctm.likelihood import (
     log_likelihood,
 )
 from ctm.samplers import heun
-from ctm.schedules import karras_times
+from ctm.noise import karras_times
 from ctm.solvers import rk4_step, solve
 
 

@@ -15,7 +15,7 @@ from helpers import generator, noised
 
 import ctm
 from ctm.samplers import euler, gamma_sampling
-from ctm.schedules import karras_times
+from ctm.noise import karras_times
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

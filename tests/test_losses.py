@@ -151,7 +151,7 @@ def test_levels_run_down_and_are_drawn_as_said(consistency):
 
 def test_grids_hold_their_ends_and_jitter_covers_the_range():
     k = torch.arange(11)
-    assert torch.allclose(grid_times(k, 10, None, *LIMITS), ctm.schedules.karras_times(10, *LIMITS).float(), rtol=1e-4)
+    assert torch.allclose(grid_times(k, 10, None, *LIMITS), ctm.noise.karras_times(10, *LIMITS).float(), rtol=1e-4)
     offset = torch.rand((20_000, 1), generator=generator())
     times = grid_times(k, 10, offset, *LIMITS)
     assert bool((times[:, 0] == 10).all())

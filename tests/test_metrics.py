@@ -5,10 +5,11 @@ import statistics
 
 import pytest
 import torch
-from helpers import AffineMap, generator
+from helpers import generator
 from scipy import stats
 
 import ctm
+from ctm.closed_forms import AffineMap
 from ctm.metrics import (
     energy_distance,
     error_table,
@@ -48,15 +49,16 @@ def test_energy_distance_is_scipys():
 def test_flow_map_error():
     world = ctm.data.one_gaussian()
     assert flow_map_error(world, world, n=200) < 1e-6
-    assert flow_map_error(AffineMap(), world, n=200) < 1e-6
+    assert flow_map_error(AffineMap(0.5, 0.5), world, n=200) < 1e-6
 
     class Off(AffineMap):
         def G(self, x, t, s):
             return super().G(x, t, s) + 0.01
 
-    size = world.sample(4000, generator=generator()).square().mean().sqrt().item()
-    assert flow_map_error(Off(), world, 3.0, 0.1) == pytest.approx(0.01 / size, rel=1e-3)
-    table = error_table(Off(), world, [3.0, 1.0, 0.1], n=4000)
+    # relative to the spread about the mean of the world, 0.5, not to the second moment
+    size = (world.sample(4000, generator=generator()) - 0.5).square().mean().sqrt().item()
+    assert flow_map_error(Off(0.5, 0.5), world, 3.0, 0.1) == pytest.approx(0.01 / size, rel=1e-3)
+    table = error_table(Off(0.5, 0.5), world, [3.0, 1.0, 0.1], n=4000)
     assert torch.isnan(table).sum() == 6
     assert table[0, 2] == pytest.approx(0.01 / size, rel=1e-3)
 
@@ -104,7 +106,7 @@ def test_the_error_of_a_map_that_misses_in_proportion_to_its_point():
         def G(self, x, t, s):
             return super().G(x, t, s) + 0.01 * x
 
-    # E|x_t|^2 = E|x_0|^2 + t^2, and E|x_0|^2 = 0.5^2 + 0.5^2
+    # E|x_t|^2 = E|x_0|^2 + t^2, with E|x_0|^2 = 0.5^2 + 0.5^2 and a spread of 0.5
     for t in (0.5, 3.0):
-        expected = 0.01 * math.sqrt(1 + t**2 / 0.5)
-        assert flow_map_error(Off(), ctm.data.one_gaussian(), t, 0.1, n=10_000) == pytest.approx(expected, rel=0.02)
+        expected = 0.01 * math.sqrt(0.5 + t**2) / 0.5
+        assert flow_map_error(Off(0.5, 0.5), ctm.data.one_gaussian(), t, 0.1, n=10_000) == pytest.approx(expected, rel=0.02)

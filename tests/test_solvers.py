@@ -8,7 +8,7 @@ from helpers import AffineMap, generator, noised, rho_fraction
 
 import ctm
 from ctm.samplers import euler, gamma_sampling, heun, multistep, noise, one_step
-from ctm.schedules import karras_times, rho_time
+from ctm.noise import karras_times, rho_time
 from ctm.solvers import euler_step, solve
 
 

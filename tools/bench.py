@@ -31,7 +31,7 @@ from ctm.losses import consistency_loss
 from ctm.oracle import integrate
 from ctm.run import Run
 from ctm.samplers import heun, noise, one_step
-from ctm.schedules import karras_times
+from ctm.noise import karras_times
 from studies.samplers import judge
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import torch
 import ctm
 from ctm.plotting import COLOURS, scatter, use_style
 from ctm.samplers import euler, gamma_sampling, noise
-from ctm.schedules import karras_times
+from ctm.noise import karras_times
 
 CHECKPOINTS = Path(__file__).parents[1] / "book/checkpoints"
 
