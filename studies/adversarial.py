@@ -10,7 +10,6 @@ width of the modes), by the share of them within three standard deviations of a 
 the mean; the map by its error. One thread, about seven minutes; results are kept in studies/adversarial.json as they come.
 """
 
-import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -19,9 +18,11 @@ from typing import Any
 import torch
 
 import ctm
-from ctm.adversarial import Adversarial
+from ctm.losses import Objective
 from ctm.metrics import flow_map_error
 from ctm.samplers import noise, one_step
+from ctm.solvers import euler_step
+from studies import regimes
 from studies.harness import run
 from studies.samplers import judge
 
@@ -29,39 +30,48 @@ RESULTS = Path(__file__).with_suffix(".json")
 SEEDS = (0, 1, 2, 3, 4)
 FEWER = 3  # seeds of the comparisons beside the main one
 WORLD = ctm.data.ring()
-SIZE = {"batch": 128, "pool": 1024}
-EXACT = ctm.Recipe(**SIZE)
-SETTINGS = {  # the recipe, the network's width, the updates with the term
-    "four Euler steps": (ctm.Recipe(solver="euler", levels=4, **SIZE), 32, 700),
-    "exact": (EXACT, 32, 700),
-    "exact, too small": (EXACT, 8, 700),
-    "exact, few updates": (EXACT, 32, 100),
+BATCH, POOL = 128, 1024
+# name: (choices of the consistency term, the network's width, the updates with the adversarial term)
+SETTINGS: dict[str, tuple[dict[str, Any], int, int]] = {
+    "four Euler steps": ({"step": euler_step, "levels": 4}, 32, 700),
+    "exact": ({}, 32, 700),
+    "exact, too small": ({}, 8, 700),
+    "exact, few updates": ({}, 32, 100),
 }
-TERM = Adversarial()
-VARIANTS: dict[str, Adversarial | None] = {
-    "without": None,
-    "with": TERM,
-    "weight 3": dataclasses.replace(TERM, weight=3.0),
-    "no R1": dataclasses.replace(TERM, r1=0.0),
-    "no noise": dataclasses.replace(TERM, noise=0.0),
-    "neither": dataclasses.replace(TERM, r1=0.0, noise=0.0),
-    "no warm-up": dataclasses.replace(TERM, start=0.0),
+# name: (weight of the adversarial term, its choices)
+VARIANTS: dict[str, tuple[float, dict[str, Any]]] = {
+    "without": (0.0, {}),
+    "with": (1.0, {}),
+    "weight 3": (3.0, {}),
+    "no R1": (1.0, {"r1": 0.0}),
+    "no noise": (1.0, {"noise": 0.0}),
+    "neither": (1.0, {"r1": 0.0, "noise": 0.0}),
+    "no warm-up": (1.0, {"start": 0.0}),
 }
 MORE = 3.0  # updates without the term for one with it
 
 
 def new_student(seed: int, width: int = 32) -> ctm.CTM:
     """The untrained student."""
-    return ctm.CTM(ctm.networks.MLP(2, width=width, layers=3, seed=seed), WORLD.sigma_data)
+    return regimes.model(WORLD, seed, width=width, layers=3)
+
+
+def objective(setting: str, variant: str, seed: int) -> Objective:
+    """The loss of a setting, with its adversarial term if the variant has one."""
+    choices, (weight, term) = SETTINGS[setting][0], VARIANTS[variant]
+    jumps = ctm.Consistency(WORLD, pool=POOL, **choices)
+    if not weight:
+        return jumps
+    return jumps + weight * ctm.Adversarial(levels=jumps.levels, seed=seed, **term)
 
 
 def trained(setting: str, variant: str, seed: int) -> tuple[ctm.CTM, float]:
     """A student of a setting, and the processor seconds it took."""
-    recipe, width, steps = SETTINGS[setting]
+    _, width, steps = SETTINGS[setting]
     student = new_student(seed, width)
     started = time.process_time()
-    steps = steps if VARIANTS[variant] else round(MORE * steps)
-    ctm.train(student, WORLD, WORLD, steps, seed, dataclasses.replace(recipe, gan=VARIANTS[variant]))
+    steps = steps if VARIANTS[variant][0] else round(MORE * steps)
+    ctm.train(student, WORLD, objective(setting, variant, seed), steps, seed, batch=BATCH)
     return student, time.process_time() - started
 
 

@@ -8,39 +8,57 @@ figures again.
 
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import ctm
 from ctm.metrics import flow_map_error
 from ctm.samplers import one_step
+from studies import regimes
+from studies.regimes import distil
 
 FOLDER = Path(__file__).parents[1] / "book/checkpoints"
-CONSISTENCY_MODEL = ctm.Recipe(to_data=1.0)  # every jump goes to the end: all that a consistency model learns
-BOTH = ctm.Recipe(dsm=1.0, references=1024)  # jumps, and the denoiser on the diagonal kept true: for likelihoods
-# name: (world, teacher, recipe or None for the default, steps); a learned teacher is the checkpoint of that name
-MODELS: dict[str, tuple[str, str | None, ctm.Recipe | None, int]] = {
-    "ring_denoiser": ("ring", None, ctm.DENOISER, 7_000),
-    "ring_exact": ("ring", "exact", None, 13_500),
-    "ring_quick": ("ring", "exact", None, 400),
-    "ring_cm": ("ring", "exact", CONSISTENCY_MODEL, 9_000),
-    "ring_learned": ("ring", "ring_denoiser", None, 9_000),
-    "ring_scratch": ("ring", None, None, 9_000),
-    "ring_both": ("ring", "ring_denoiser", BOTH, 7_000),
-    "pair_exact": ("two_gaussians", "exact", None, 9_000),
-    "pair_small": ("two_gaussians", "exact", None, 6_000),
-    "ring_small": ("ring", "exact", None, 13_500),
-    "ring_small_quick": ("ring", "exact", None, 400),
-    "two_moons_small": ("two_moons", "exact", None, 13_500),
-    "pinwheel_small": ("pinwheel", "exact", None, 13_500),
+Way = Callable[..., object]  # of training: called with the model, the world, the teacher, steps and seed
+
+
+def denoise(model: ctm.CTM, world: ctm.GaussianMixture, teacher: None, steps: int, seed: int) -> None:
+    """Denoising alone: a learned teacher."""
+    ctm.train(model, world, regimes.denoising(), steps, seed)
+
+
+def without_teacher(model: ctm.CTM, world: ctm.GaussianMixture, teacher: None, steps: int, seed: int) -> None:
+    regimes.train(model, world, "none", steps, seed)
+
+
+to_the_end = partial(distil, to_data=1.0)  # every jump goes to the end: all that a consistency model learns
+both = partial(distil, dsm=1.0)  # jumps, and the denoiser on the diagonal kept true: for likelihoods
+# name: (world, teacher, way of training, steps); a learned teacher is the checkpoint of that name
+MODELS: dict[str, tuple[str, str | None, Way, int]] = {
+    "ring_denoiser": ("ring", None, denoise, 7_000),
+    "ring_exact": ("ring", "exact", distil, 13_500),
+    "ring_quick": ("ring", "exact", distil, 400),
+    "ring_cm": ("ring", "exact", to_the_end, 9_000),
+    "ring_learned": ("ring", "ring_denoiser", distil, 9_000),
+    "ring_scratch": ("ring", None, without_teacher, 9_000),
+    "ring_both": ("ring", "ring_denoiser", both, 7_000),
+    "pair_exact": ("two_gaussians", "exact", distil, 9_000),
+    "pair_small": ("two_gaussians", "exact", distil, 6_000),
+    "ring_small": ("ring", "exact", distil, 13_500),
+    "ring_small_quick": ("ring", "exact", distil, 400),
+    "two_moons_small": ("two_moons", "exact", distil, 13_500),
+    "pinwheel_small": ("pinwheel", "exact", distil, 13_500),
 }
-# name, also of the world: (network, recipe or None, strengths of guidance, share of labels hidden, steps); exact teachers
-CONDITIONAL: dict[str, tuple[dict[str, int | float], ctm.Recipe | None, tuple[float, float], float, int]] = {
-    "half_rings": ({}, None, (1.0, 4.0), 0.1, 5_000),
+# name, also of the world: (network, choices of the training, strengths of guidance, share of labels hidden, steps); exact
+# teachers
+CONDITIONAL: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[float, float], float, int]] = {
+    "half_rings": ({}, {}, (1.0, 4.0), 0.1, 5_000),
     "digits": (
         {"width": 256, "layers": 4, "gain": 2.0},
-        ctm.Recipe(pool=2048, levels=24, reuse=250, lr=4e-3),
+        {"pool": 2048, "levels": 24, "reuse": 250, "lr": 4e-3},
         (1.0, 3.0),
         0.1,
         4_000,
@@ -77,12 +95,11 @@ def conditional_figures(model: ctm.ConditionalCTM, world: ctm.LabelledMixture, s
 
 
 def make_conditional(name: str) -> None:
-    network, recipe, strengths, drop, steps = CONDITIONAL[name]
+    network, choices, strengths, drop, steps = CONDITIONAL[name]
     world = ctm.data.LABELLED[name]()
-    mlp = ctm.networks.MLP(world.means[0].numel(), seed=SEED, conditions=world.classes + 1, **network)
-    model = ctm.ConditionalCTM(mlp, world.sigma_data)
+    model = regimes.model(world, SEED, conditions=world.classes + 1, **network)
     started = time.process_time()
-    ctm.train_conditional(model, world, None, steps, SEED, recipe, strengths=strengths, drop=drop)
+    distil(model, ctm.Guided(world, strengths, drop), world, steps, SEED, **choices)
     card = {
         "command": f"python -m studies.checkpoints {name}",
         "world": name,
@@ -97,15 +114,14 @@ def make_conditional(name: str) -> None:
 
 
 def make(name: str) -> None:
-    world_name, teacher_name, recipe, steps = MODELS[name]
+    world_name, teacher_name, way, steps = MODELS[name]
     world = ctm.data.WORLDS[world_name]()
-    size = SMALL if "small" in name else {}
-    model = ctm.CTM(ctm.networks.MLP(world.means[0].numel(), seed=SEED, **size), world.sigma_data)
+    model = regimes.model(world, SEED, **(SMALL if "small" in name else {}))
     teacher = world if teacher_name == "exact" else teacher_name and ctm.load(FOLDER / f"{teacher_name}.safetensors")
     if isinstance(teacher, ctm.CTM):
         model.load_state_dict(teacher.state_dict())
     started = time.process_time()
-    ctm.train(model, world, teacher, steps, SEED, recipe)
+    way(model, world, teacher, steps, SEED)
     card = {
         "command": f"python -m studies.checkpoints {name}",
         "world": world_name,

@@ -14,10 +14,10 @@ import torch
 
 import ctm
 from ctm.editing import LinearConstraint, constrained_sampling
-from ctm.guidance import Guided, train_conditional
 from ctm.metrics import wasserstein
-from ctm.samplers import heun, one_step
 from ctm.noise import karras_times
+from ctm.samplers import heun, one_step
+from studies import regimes
 from studies.harness import run
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -79,10 +79,10 @@ def measure_truth(seed: int) -> dict[str, Any]:
 
 def measure_student(strengths: list[float], seed: int) -> dict[str, Any]:
     """A student after ``STEPS`` updates: its error, its distance to the conditional and its strays, by strength."""
-    network = ctm.networks.MLP(2, seed=seed, conditions=3)
-    student = ctm.ConditionalCTM(network, RINGS.sigma_data)
+    student = regimes.model(RINGS, seed, conditions=3)
     started = time.process_time()
-    train_conditional(student, RINGS, steps=STEPS, seed=seed, strengths=tuple(strengths), drop=0.1)
+    data = ctm.Guided(RINGS, strengths=(strengths[0], strengths[1]), drop=0.1)
+    ctm.train(student, data, ctm.Consistency(RINGS), STEPS, seed)
     seconds = time.process_time() - started
     x, row = start(2000, 100 + seed), {}
     for w in STRENGTHS:
@@ -106,9 +106,8 @@ def measure_exact(w: float, seed: int) -> dict[str, Any]:
 
 def measure_denoiser(drop: float, seed: int) -> dict[str, Any]:
     """A conditional denoiser learned with a share of the labels hidden, and classifier-free guidance with it."""
-    model = ctm.ConditionalCTM(ctm.networks.MLP(2, seed=seed, conditions=3), RINGS.sigma_data)
-    recipe = ctm.Recipe(consistency=None, dsm=1.0, batch=512)
-    train_conditional(model, RINGS, steps=STEPS, seed=seed, recipe=recipe, drop=drop)
+    model = regimes.model(RINGS, seed, conditions=3)
+    ctm.train(model, ctm.Guided(RINGS, drop=drop), regimes.denoising(references=0), STEPS, seed, batch=512)
     x0, label = RINGS.sample_labelled(2000, generator=torch.Generator().manual_seed(seed))
     xt = x0 + 1.0 * start(2000, seed, 1.0)
     x, times = start(500, 100 + seed), karras_times(32, model.sigma_min, model.sigma_max)
@@ -119,7 +118,7 @@ def measure_denoiser(drop: float, seed: int) -> dict[str, Any]:
         }
         for w in (1.0, 3.0):
             exact = RINGS.given(0, w).G(x, model.sigma_max, model.sigma_min)
-            row[f"guided_{w:g}"] = error(heun(Guided(model).given(0, w), x, times), exact)
+            row[f"guided_{w:g}"] = error(heun(ctm.GuidedModel(model).given(0, w), x, times), exact)
     return {name: round(value, 4) for name, value in row.items()}
 
 

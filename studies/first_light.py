@@ -6,17 +6,15 @@ Trains on one thread, one model after another, and keeps each result in studies/
 already there is not measured again (delete the file to start over). About 50 minutes on one core.
 """
 
-import json
-import statistics
 import time
 from pathlib import Path
-
-import torch
+from typing import Any
 
 import ctm
 from ctm.metrics import flow_map_error, ratio_to_floor
 from ctm.samplers import noise, one_step
-from studies.harness import keep
+from studies import regimes
+from studies.harness import load, run, spread
 
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS = (0, 1, 2)
@@ -38,80 +36,66 @@ METRIC = {"ring": "sliced W2", "two_moons": "sliced W2", "two_gaussians": "W1"}
 POINTS, DRAWS = 50_000, 16
 
 
-def train(world, teacher, teacher_steps, steps, seed):
+def train(
+    world: ctm.GaussianMixture, teacher: str, teacher_steps: int, steps: int, seed: int
+) -> tuple[ctm.CTM, float, float]:
     """A model trained as asked, and the wall and processor seconds of all its training."""
-
-    def model():
-        return ctm.CTM(ctm.networks.MLP(world.means[0].numel(), seed=seed), world.sigma_data)
-
     started = time.perf_counter(), time.process_time()
-    student, guide = model(), world
-    if teacher == "learned":
-        guide = model()
-        ctm.train_denoiser(guide, world, steps=teacher_steps, seed=seed)
-        student.load_state_dict(guide.state_dict())
-    ctm.train(student, world, teacher=None if teacher == "none" else guide, steps=steps, seed=seed)
+    first = teacher_steps or None  # without a teacher half of the steps, by default
+    student = regimes.train(regimes.model(world, seed), world, teacher, teacher_steps + steps, seed, first=first)
     return student, time.perf_counter() - started[0], time.process_time() - started[1]
 
 
-def quality(flow_map, world, metric, seed):
+def quality(flow_map: ctm.FlowMap, world: ctm.GaussianMixture, metric: str, seed: int) -> dict[str, Any]:
     """One-step samples against the data, in units of the noise floor."""
-
-    def sampler(n, generator):
-        return one_step(flow_map, noise(flow_map, n, world.shape, generator=generator))
-
-    ratio = ratio_to_floor(sampler, world, metric, n=POINTS, draws=DRAWS, seed=seed)
+    ratio = ratio_to_floor(
+        lambda n, generator: one_step(flow_map, noise(flow_map, n, world.shape, generator=generator)),
+        world,
+        metric,
+        n=POINTS,
+        draws=DRAWS,
+        seed=seed,
+    )
     return {"metric": metric, "ratio": round(ratio.mean, 3), "interval": [round(ratio.low, 3), round(ratio.high, 3)]}
 
 
-def measure(name, teacher, budget, teacher_steps, steps, seed):
+EXACT = "the exact map itself"
+
+
+def measure(run: list[Any]) -> dict[str, Any]:
+    name, teacher, _, teacher_steps, steps, seed = run
     world = ctm.data.WORLDS[name]()
+    if teacher == EXACT:
+        return quality(world, world, METRIC[name], 200 + seed)
     student, wall, processor = train(world, teacher, teacher_steps, steps, seed)
-    result = {
+    row = {
         "seconds": round(wall, 1),
         "processor_seconds": round(processor, 1),
         "error": round(flow_map_error(student, world, n=10_000, seed=100 + seed), 5),
     }
-    if name in METRIC:
-        result |= quality(student, world, METRIC[name], 200 + seed)
-    return result
+    return row | (quality(student, world, METRIC[name], 200 + seed) if name in METRIC else {})
 
 
-def main():
-    torch.set_num_threads(1)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    done = [result["run"] for result in results]
-    todo = [[*run, seed] for seed in SEEDS for run in RUNS]
-    todo += [[name, "the exact map itself", 0, 0, 0, SEEDS[0]] for name in METRIC]
-    for run in todo:
-        if run in done:
-            continue
-        if run[1] == "the exact map itself":
-            result = quality(world := ctm.data.WORLDS[run[0]](), world, METRIC[run[0]], 200 + run[-1])
-        else:
-            result = measure(*run)
-        results.append({"run": run, **result})
-        keep(RESULTS, results)
-        print(*run, result, flush=True)
-    summary(results)
-
-
-def summary(results):
+def summary() -> None:
     """Medians over seeds, and the range."""
     print(f"{'world':14}{'teacher':22}{'budget':>7}{'seconds':>9}{'error':>9}  {'range':18}{'ratio':>6}  range")
-    groups = {}
-    for result in results:
-        groups.setdefault(tuple(result["run"][:3]), []).append(result)
-    for (world, teacher, budget), group in groups.items():
+    rows = load("first_light")
+    for world, teacher, budget in dict.fromkeys(tuple(row["run"][:3]) for row in rows):
+        group = [row for row in rows if row["run"][:3] == [world, teacher, budget]]
         cells = []
         for key, form in (("error", ".4f"), ("ratio", ".2f")):
-            values = [result[key] for result in group if key in result]
-            if values:
-                cells.append(f"{statistics.median(values):>8{form}}  [{min(values):{form}}, {max(values):{form}}]")
-            else:
-                cells.append(f"{'':27}")
-        seconds = statistics.median(result.get("seconds", 0) for result in group)
+            values = [row[key] for row in group if key in row]
+            middle, low, high = spread(values) if values else (0, 0, 0)
+            cells.append(f"{middle:>8{form}}  [{low:{form}}, {high:{form}}]" if values else f"{'':27}")
+        seconds = spread(row.get("seconds", 0) for row in group)[0]
         print(f"{world:14}{teacher:22}{budget:>7}{seconds:>9.1f} {cells[0]:28}{cells[1]}")
+
+
+def main() -> None:
+    jobs = [[*settings, seed] for seed in SEEDS for settings in RUNS]
+    jobs += [[name, EXACT, 0, 0, 0, SEEDS[0]] for name in METRIC]
+    run(RESULTS, [{"run": job} for job in jobs], measure)
+    summary()
 
 
 if __name__ == "__main__":

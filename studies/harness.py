@@ -1,5 +1,7 @@
 """What the studies share: rows that are measured once each, kept as they come, and read back."""
 
+from __future__ import annotations
+
 import json
 import os
 import statistics
@@ -11,11 +13,48 @@ from typing import Any
 import torch
 
 
-def keep(path: Path, results: list[dict[str, Any]]) -> None:
-    """Write the rows whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text("[\n" + ",\n".join(" " + json.dumps(row) for row in results) + "\n]\n")
-    os.replace(part, path)
+class Rows(list[dict[str, Any]]):
+    """Rows of a study, each the settings and the figures of one measurement.
+
+    ``load("loss").median("error", variant="DSM 1")`` is the median over the seeds of that variant.
+    """
+
+    def where(self, **wanted: Any) -> Rows:
+        """The rows that have all the ``wanted`` values; None stands for "has no such entry"."""
+        return Rows(row for row in self if all(row.get(key) == value for key, value in wanted.items()))
+
+    def one(self, **wanted: Any) -> dict[str, Any]:
+        """The only row that has the ``wanted`` values."""
+        found = self.where(**wanted)
+        if len(found) != 1:
+            raise ValueError(f"one row must have {wanted}, got {len(found)}")
+        return found[0]
+
+    def values(self, figure: str, **wanted: Any) -> list[Any]:
+        """One figure of all those rows, in the order in which they were measured."""
+        return [row[figure] for row in self.where(**wanted)]
+
+    def median(self, figure: str, **wanted: Any) -> float:
+        """The median of one figure over those rows."""
+        return self.spread(figure, **wanted)[0]
+
+    def spread(self, figure: str, **wanted: Any) -> tuple[float, float, float]:
+        """Median, smallest and largest of one figure over those rows."""
+        found = self.values(figure, **wanted)
+        if not found:
+            raise ValueError(f"a row must have {wanted}, got none")
+        return spread(found)
+
+
+def load(name: str) -> Rows:
+    """The stored rows of the study ``name``, such as "samplers"."""
+    return Rows(json.loads(Path(__file__).with_name(f"{name}.json").read_text()))
+
+
+def spread(values: Iterable[float]) -> tuple[float, float, float]:
+    """Median, smallest and largest."""
+    ordered = sorted(values)
+    return statistics.median(ordered), ordered[0], ordered[-1]
 
 
 def run(path: Path, jobs: Iterable[dict[str, Any]], measure: Callable[..., dict[str, Any]]) -> None:
@@ -29,16 +68,12 @@ def run(path: Path, jobs: Iterable[dict[str, Any]], measure: Callable[..., dict[
         if not any(job.items() <= row.items() for row in results):
             row = {**job, **measure(**job)}
             results.append(row)
-            keep(path, results)
+            _keep(path, results)
             print(row, file=sys.stderr, flush=True)
 
 
-def select(path: Path, **wanted: Any) -> list[dict[str, Any]]:
-    """The rows of the file ``path`` that have all the ``wanted`` values."""
-    return [row for row in json.loads(Path(path).read_text()) if wanted.items() <= row.items()]
-
-
-def spread(values: Iterable[float]) -> tuple[float, float, float]:
-    """Median, smallest and largest."""
-    ordered = sorted(values)
-    return statistics.median(ordered), ordered[0], ordered[-1]
+def _keep(path: Path, results: list[dict[str, Any]]) -> None:
+    """Write the rows whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text("[\n" + ",\n".join(" " + json.dumps(row) for row in results) + "\n]\n")
+    os.replace(part, path)

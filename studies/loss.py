@@ -15,6 +15,8 @@ import torch
 
 import ctm
 from ctm.metrics import error_table, flow_map_error
+from ctm.solvers import euler_step
+from studies import regimes
 from studies.harness import run
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -22,34 +24,35 @@ SEEDS = (0, 1, 2)
 STEPS = 2000
 WORLD = ctm.data.ring()
 LEVELS = (10.0, 2.0, 0.5, 0.2, 0.05, 0.002)
+# name of the variant: choices of regimes.distil
 VARIANTS: dict[str, dict[str, Any]] = {
     "global at s": {},
-    "soft at s": {"consistency": "soft"},
-    "local at s": {"consistency": "local"},
+    "soft at s": {"kind": "soft"},
+    "local at s": {"kind": "local"},
     "global at x0": {"compare": "x0"},
-    "soft at x0": {"consistency": "soft", "compare": "x0"},
-    "local at x0": {"consistency": "local", "compare": "x0"},
-    "local, target EMA 0.9": {"consistency": "local", "target_ema": 0.9},
-    "local, target EMA 0.99": {"consistency": "local", "target_ema": 0.99},
-    "local, target EMA 0.999": {"consistency": "local", "target_ema": 0.999},
-    "local, 24 levels": {"consistency": "local", "levels": 24},
-    "local, 24 levels, EMA 0.9": {"consistency": "local", "levels": 24, "target_ema": 0.9},
-    "local, 24 levels, EMA 0.99": {"consistency": "local", "levels": 24, "target_ema": 0.99},
-    "soft, target EMA 0.999": {"consistency": "soft", "target_ema": 0.999},
-    "DSM 0.1": {"dsm": 0.1},
-    "DSM 1": {"dsm": 1.0},
-    "DSM 1, adaptive": {"dsm": 1.0, "adaptive_dsm": True},
-    "DSM 1, stable target": {"dsm": 1.0, "references": 1024},
-    "Euler, 12 levels": {"solver": "euler", "levels": 12},
-    "Euler, 24 levels": {"solver": "euler", "levels": 24},
-    "Euler, 96 levels": {"solver": "euler"},
+    "soft at x0": {"kind": "soft", "compare": "x0"},
+    "local at x0": {"kind": "local", "compare": "x0"},
+    "local, target EMA 0.9": {"kind": "local", "target_ema": 0.9},
+    "local, target EMA 0.99": {"kind": "local", "target_ema": 0.99},
+    "local, target EMA 0.999": {"kind": "local", "target_ema": 0.999},
+    "local, 24 levels": {"kind": "local", "levels": 24},
+    "local, 24 levels, EMA 0.9": {"kind": "local", "levels": 24, "target_ema": 0.9},
+    "local, 24 levels, EMA 0.99": {"kind": "local", "levels": 24, "target_ema": 0.99},
+    "soft, target EMA 0.999": {"kind": "soft", "target_ema": 0.999},
+    "DSM 0.1": {"dsm": 0.1, "beside": {"references": 0}},
+    "DSM 1": {"dsm": 1.0, "beside": {"references": 0}},
+    "DSM 1, adaptive": {"dsm": 1.0, "beside": {"references": 0, "adaptive": True}},
+    "DSM 1, stable target": {"dsm": 1.0},
+    "Euler, 12 levels": {"step": euler_step, "levels": 12},
+    "Euler, 24 levels": {"step": euler_step, "levels": 24},
+    "Euler, 96 levels": {"step": euler_step},
     "Heun, 12 levels": {"levels": 12},
     "as in the paper": {
-        "consistency": "soft",
+        "kind": "soft",
         "compare": "x0",
         "target_ema": 0.999,
         "dsm": 1.0,
-        "adaptive_dsm": True,
+        "beside": {"references": 0, "adaptive": True},
         "levels": 18,
         "continuous": False,
     },
@@ -57,9 +60,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def measure(variant: str, seed: int, steps: int = STEPS) -> dict[str, Any]:
-    student = ctm.CTM(ctm.networks.MLP(2, seed=seed), WORLD.sigma_data)
+    student = regimes.model(WORLD, seed)
     started = time.process_time()
-    ctm.train(student, WORLD, WORLD, steps, seed, ctm.Recipe(**VARIANTS[variant]))
+    regimes.distil(student, WORLD, WORLD, steps, seed, **VARIANTS[variant])
     seconds = time.process_time() - started
     generator = torch.Generator().manual_seed(1)
     x0 = WORLD.sample(2000, generator=generator)

@@ -2,7 +2,7 @@
 
     python -m studies.parametrisations
 
-Seven pairs of an outer and an inner structure, three seeds each, the default recipe with the exact teacher. One thread,
+Seven pairs of an outer and an inner structure, three seeds each, consistency with the exact teacher. One thread,
 about five minutes; results are kept in studies/parametrisations.json as they come.
 """
 
@@ -78,10 +78,10 @@ def figures(model: ctm.CTM) -> dict[str, list[float | None]]:
 
 
 def train(outer: str, inner: str, seed: int, steps: int = STEPS) -> Parametrised:
-    """A model of that structure, trained with the default recipe."""
+    """A model of that structure, trained with the default consistency term."""
     structure = getattr(parametrisations, outer), getattr(parametrisations, inner)
-    model = Parametrised(ctm.networks.MLP(2, seed=seed), WORLD.sigma_data, *structure)
-    ctm.train(model, WORLD, WORLD, steps, seed)
+    model = Parametrised(ctm.networks.MLP(2, gain=8.0, seed=seed), WORLD.sigma_data, *structure)
+    ctm.train(model, WORLD, ctm.Consistency(WORLD), steps, seed)
     return model
 
 

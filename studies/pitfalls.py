@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 import ctm
+from ctm.losses import Draw, Models, Objective, draw_levels, grid_times
 from ctm.metrics import flow_map_error
-from ctm.pairs import draw_levels, grid_times
-from ctm.run import Run
-from ctm.training import training_steps
+from ctm.noise import randn
+from studies import regimes
 from studies.harness import run
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -23,40 +23,35 @@ STEPS = 1500
 RING = ctm.data.ring()
 
 
-class NoTeacher(Run):
-    """Without a teacher: x_t and x_u from one draw of noise; the target is held still."""
+def without_teacher(through: bool) -> Objective:
+    """A loss with x_t and x_u from one draw of noise.
 
-    through = False
+    The target is held still, or (the fault) the gradient goes through it.
+    """
 
-    def _loss(self) -> torch.Tensor:
-        x0 = self._draw(self.recipe.batch)
-        noise = torch.randn(x0.shape, generator=self.generator)
-        levels = draw_levels(len(x0), 24, "local", 0.4, 0.5, self.generator)
-        t, u, s = (grid_times(k, 24, None, *self.limits)[:, None] for k in levels)
-        with torch.set_grad_enabled(self.through):
-            goal = self.student.G(x0 + u * noise, u, s)
-        error = self.student.G(x0 + t * noise, t, s) - goal
-        return (error / self.student.output_scale(t, s)).square().mean()
+    def objective(models: Models, draw: Draw, rng: torch.Generator) -> torch.Tensor:
+        student, (x0, _) = models.student, draw()
+        noise = randn(x0.shape, rng)
+        levels = draw_levels(len(x0), 24, "local", 0.4, 0.5, rng)
+        t, u, s = (grid_times(k, 24, None, student.sigma_min, student.sigma_max)[:, None] for k in levels)
+        with torch.set_grad_enabled(through):
+            goal = student.jump(x0 + u * noise, u, s)
+        error = student.jump(x0 + t * noise, t, s) - goal
+        return (error / student.output_scale(t, s)).square().mean()
 
-
-class NoStop(NoTeacher):
-    """The fault: the gradient goes through the target, too."""
-
-    through = True
+    return objective
 
 
-VARIANTS = {"control": NoTeacher, "gradient through the target": NoStop}
+VARIANTS = {"control": without_teacher(False), "gradient through the target": without_teacher(True)}
 
 
 def measure(variant: str, seed: int) -> dict[str, Any]:
     """What the doctor says of a model after ``STEPS`` updates, and its error of one step."""
-    student = ctm.CTM(ctm.networks.MLP(dim=2, width=64, layers=4, seed=seed), RING.sigma_data)
-    training = VARIANTS[variant](student, RING, RING, STEPS, seed, ctm.Recipe(pool=0))
-    for _ in training_steps(training):
-        pass
-    report = ctm.doctor(training.average, RING, n=800, seed=seed)
+    student = regimes.model(RING, seed, width=64, layers=4)
+    ctm.train(student, RING, VARIANTS[variant], STEPS, seed)
+    report = ctm.doctor(student, RING, n=800, seed=seed)
     figures = {check.name: round(check.value, 3) for check in report.checks}
-    error = round(flow_map_error(training.average, RING, n=500), 3)
+    error = round(flow_map_error(student, RING, n=500), 3)
     return {"semigroup": figures["semigroup"], "spread": figures["spread"], "error": error, "reds": len(report.red)}
 
 

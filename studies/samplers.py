@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 import ctm
-from ctm.samplers import euler, gamma_sampling, heun, multistep, noise
 from ctm.noise import karras_times
+from ctm.samplers import euler, gamma_sampling, heun, multistep, noise
 from studies.checkpoints import FOLDER
 from studies.harness import run
 

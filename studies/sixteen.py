@@ -6,8 +6,6 @@ Three seeds of each. One thread, about ten minutes; results are kept in studies/
 """
 
 import time
-from collections import deque
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,24 @@ import torch
 from torch import Tensor
 
 import ctm
+from ctm.flow_map import as_column
+from ctm.losses import Draw, Models
 from ctm.metrics import flow_map_error
 from ctm.models import c_out
-from ctm.run import Run
+from ctm.noise import karras_times, randn, rho_times
 from ctm.samplers import heun
-from ctm.noise import karras_times, rho_time
-from ctm.training import training_steps
+from studies import regimes
 from studies.harness import run
 
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS = (0, 1, 2)
 WORLD = ctm.data.clusters()
-# name of the variant: (choices of the network, choices of the recipe, steps)
+# name of the variant: (choices of the network, options of the training, steps)
 DENOISERS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "default": ({}, {}, 1000),
     "gain 2": ({"gain": 2.0}, {}, 1000),
     "gain 2, exact targets": ({"gain": 2.0}, {}, 1000),
-    "gain 2, no references": ({"gain": 2.0}, {"references": 0}, 1000),
+    "gain 2, no references": ({"gain": 2.0}, {}, 1000),
     "gain 2, 4 x the batch": ({"gain": 2.0}, {"batch": 1280}, 1000),
 }
 STUDENTS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
@@ -39,30 +38,25 @@ STUDENTS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 }
 
 
-def model(seed: int, network: dict[str, Any]) -> ctm.CTM:
-    return ctm.CTM(ctm.networks.MLP(16, seed=seed, **network), WORLD.sigma_data)
-
-
-class ExactTargets(Run):
+def exact_targets(models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
     """Denoising with the mean of the clean points as the target, in place of one of them: the same fit without noise."""
-
-    def _dsm(self) -> Tensor:
-        x0 = self._draw(self.recipe.batch)
-        t = rho_time(torch.rand((len(x0), 1), generator=self.generator), *self.limits).clamp(*self.limits)
-        xt = x0 + t * torch.randn(x0.shape, generator=self.generator)
-        miss = self.student.denoiser(xt, t) - WORLD.denoiser(xt, t)
-        return (miss / c_out(t, self.student.sigma_data)).square().mean()
+    student, (x0, _) = models.student, draw.clean()
+    t = as_column(rho_times(len(x0), student, rng), x0)
+    xt = x0 + t * randn(x0.shape, rng)
+    miss = student.denoiser(xt, t) - WORLD.denoiser(xt, t)
+    return (miss / c_out(t, student.sigma_data)).square().mean()
 
 
 def measure_denoiser(denoiser: str, seed: int) -> dict[str, Any]:
     """The error of the denoiser's own trajectories, and of the denoiser itself at three noise levels."""
-    network, recipe, steps = DENOISERS[denoiser]
-    teacher = model(seed, network)
+    network, options, steps = DENOISERS[denoiser]
+    teacher = regimes.model(WORLD, seed, **network)
+    objective = {
+        "gain 2, exact targets": exact_targets,
+        "gain 2, no references": regimes.denoising(references=0),
+    }.get(denoiser, regimes.denoising())
     started = time.process_time()
-    kind = ExactTargets if "exact" in denoiser else Run
-    training = kind(teacher, WORLD, None, steps, seed, replace(ctm.DENOISER, **recipe))
-    deque(training_steps(training), maxlen=0)
-    teacher.load_state_dict(training.average.state_dict())
+    ctm.train(teacher, WORLD, objective, steps, seed, **options)
     seconds = time.process_time() - started
     generator = torch.Generator().manual_seed(0)
     x0 = WORLD.sample(2000, generator=generator)
@@ -81,10 +75,9 @@ def measure_denoiser(denoiser: str, seed: int) -> dict[str, Any]:
 
 def measure_student(student: str, seed: int) -> dict[str, Any]:
     """The one-step error of a model that had no teacher."""
-    network, recipe, steps = STUDENTS[student]
-    trained = model(seed, network)
+    network, options, steps = STUDENTS[student]
     started = time.process_time()
-    ctm.train(trained, WORLD, None, steps, seed, replace(ctm.SCRATCH, **recipe))
+    trained = regimes.train(regimes.model(WORLD, seed, **network), WORLD, "none", steps, seed, **options)
     return {"error": round(flow_map_error(trained, WORLD), 5), "seconds": round(time.process_time() - started, 1)}
 
 

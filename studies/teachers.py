@@ -18,34 +18,19 @@ from torch import Tensor
 
 import ctm
 from ctm.metrics import error_table, flow_map_error, ratio_to_floor
-from ctm.samplers import gamma_sampling, heun, noise, one_step
 from ctm.noise import karras_times, rho_time
+from ctm.samplers import gamma_sampling, heun, noise, one_step
+from studies import regimes
 from studies.harness import run
+from studies.regimes import model
 
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS = (0, 1, 2, 3, 4)
 FEWER = 3  # seeds of the longer runs
-REGIMES = ("exact", "learned", "none")
 STEPS, MORE = 2000, 8000
 LONG = ("two_gaussians", "ring", "two_moons", "clusters")
 BUDGET = 9000  # updates in 16 dimensions at width 160: 90 seconds
 WIDE = {"width": 160, "gain": 2.0}
-
-
-def model(world: ctm.GaussianMixture, seed: int, **network: Any) -> ctm.CTM:
-    return ctm.CTM(ctm.networks.MLP(world.means[0].numel(), seed=seed, **network), world.sigma_data)
-
-
-def trained(world: ctm.GaussianMixture, regime: str, steps: int, seed: int) -> ctm.CTM:
-    """A model after ``steps`` updates in all, those of its own teacher among them."""
-    student, teacher = model(world, seed), {"exact": world, "none": None}.get(regime)
-    if regime == "learned":
-        teacher = model(world, seed)
-        ctm.train_denoiser(teacher, world, steps=steps // 2, seed=seed)
-        student.load_state_dict(teacher.state_dict())
-        steps -= steps // 2
-    ctm.train(student, world, teacher, steps, seed)
-    return student
 
 
 def end_error(sampler: Callable[[Tensor], Tensor], student: ctm.CTM, world: ctm.GaussianMixture, n: int = 2000) -> float:
@@ -85,7 +70,7 @@ def figures(student: ctm.CTM, world: ctm.GaussianMixture) -> dict[str, Any]:
 def measure(world: str, regime: str, steps: int, seed: int) -> dict[str, Any]:
     truth = ctm.data.WORLDS[world]()
     started = time.process_time()
-    student = trained(truth, regime, steps, seed)
+    student = regimes.train(model(truth, seed), truth, regime, steps, seed)
     seconds = time.process_time() - started
     return {**figures(student, truth), "seconds": round(seconds, 1)}
 
@@ -94,7 +79,7 @@ def measure_wide(world: str, regime: str, steps: int, seed: int, width: int) -> 
     truth = ctm.data.WORLDS[world]()
     student = model(truth, seed, **WIDE)
     started = time.process_time()
-    ctm.train(student, truth, truth, steps, seed, ctm.Recipe(lr=6e-3))
+    regimes.distil(student, truth, truth, steps, seed, lr=6e-3)
     seconds = time.process_time() - started
     return {**figures(student, truth), "seconds": round(seconds, 1)}
 
@@ -103,7 +88,7 @@ def measure_denoiser(world: str, denoiser_steps: int, seed: int) -> dict[str, An
     """The one-step error of a student that would copy its learned teacher's trajectories without any error."""
     truth = ctm.data.WORLDS[world]()
     teacher = model(truth, seed)
-    ctm.train_denoiser(teacher, truth, steps=denoiser_steps, seed=seed)
+    ctm.train(teacher, truth, regimes.denoising(), denoiser_steps, seed)
     times = karras_times(64, teacher.sigma_min, teacher.sigma_max)
     return {"error": round(end_error(lambda x: heun(teacher, x, times), teacher, truth), 5)}
 
@@ -113,7 +98,7 @@ def main() -> None:
         return {"world": world, "regime": regime, "steps": steps, "seed": seed}
 
     for seed in SEEDS:
-        run(RESULTS, [job(world, regime, STEPS, seed) for world in ctm.data.WORLDS for regime in REGIMES], measure)
+        run(RESULTS, [job(world, regime, STEPS, seed) for world in ctm.data.WORLDS for regime in regimes.REGIMES], measure)
         if seed < FEWER:
             run(RESULTS, [job("clusters", "exact", BUDGET, seed) | {"width": WIDE["width"]}], measure_wide)
             run(RESULTS, [job(world, "none", MORE, seed) for world in LONG], measure)

@@ -1,10 +1,10 @@
-"""Which choices of the recipe matter, what more steps buy, and how three regimes learn.
+"""Which choices of the loss and the training matter, what more steps buy, and how three regimes learn.
 
     python -m studies.training
 
-One factor at a time from the default recipe, 2,000 steps on the ring with the exact teacher; the default at 250 to 8,000
-steps; learning curves with an exact teacher, a learned one and none. Three seeds each. One thread, about twenty minutes;
-results are kept in studies/training.json as they come.
+One factor at a time from the default, 2,000 steps on the ring with the exact teacher; the default at 250 to 8,000 steps;
+learning curves with an exact teacher, a learned one and none. Three seeds each. One thread, about twenty minutes; results
+are kept in studies/training.json as they come.
 """
 
 import time
@@ -13,8 +13,8 @@ from typing import Any
 
 import ctm
 from ctm.metrics import error_table, flow_map_error
-from ctm.run import Run
 from ctm.training import training_steps
+from studies import regimes
 from studies.harness import run
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -22,7 +22,7 @@ SEEDS = (0, 1, 2)
 STEPS = 2000
 WORLD = ctm.data.ring()
 LEVELS = (10.0, 2.0, 0.5, 0.2, 0.05, 0.002)
-# name of the variant: (choices of the network, choices of the recipe)
+# name of the variant: (choices of the network, choices of the loss and of the training)
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "default": ({}, {}),
     "gain 1": ({"gain": 1.0}, {}),
@@ -51,10 +51,10 @@ CURVE_STEPS = 4000
 
 
 def measure(variant: str, seed: int, steps: int) -> dict[str, Any]:
-    network, recipe = VARIANTS[variant]
-    student = ctm.CTM(ctm.networks.MLP(2, seed=seed, **network), WORLD.sigma_data)
+    network, choices = VARIANTS[variant]
+    student = regimes.model(WORLD, seed, **network)
     started = time.process_time()
-    ctm.train(student, WORLD, WORLD, steps, seed, ctm.Recipe(**recipe))
+    regimes.distil(student, WORLD, WORLD, steps, seed, **choices)
     seconds = time.process_time() - started
     table = error_table(student, WORLD, LEVELS, n=1000)
     return {
@@ -65,30 +65,31 @@ def measure(variant: str, seed: int, steps: int) -> dict[str, Any]:
 
 
 def curve(regime: str, seed: int) -> dict[str, Any]:
-    """Loss and flow-map error of the averaged model along training, and of the weights themselves."""
-    student = ctm.CTM(ctm.networks.MLP(2, seed=seed), WORLD.sigma_data)
-    teacher = {"exact": WORLD, "learned": ctm.CTM(ctm.networks.MLP(2, seed=seed), WORLD.sigma_data), "none": None}[regime]
-    if regime == "learned":
-        ctm.train_denoiser(teacher, WORLD, steps=CURVE_STEPS, seed=seed)
-        student.load_state_dict(teacher.state_dict())
-    recipe = ctm.SCRATCH if teacher is None else ctm.Recipe()
-    state = Run(student, WORLD, teacher, CURVE_STEPS, seed, recipe)
+    """Loss and flow-map error of the averaged model along training, and of the weights themselves.
+
+    The training of a learned teacher is not shown; without a teacher the denoiser's steps are the first half.
+    """
+    student = regimes.model(WORLD, seed)
+    steps = 2 * CURVE_STEPS if regime == "learned" else CURVE_STEPS
     rows: dict[str, list[float]] = {"step": [], "loss": [], "error": [], "last_error": []}
-    losses = []
-    for done, loss in training_steps(state):
-        losses.append(loss)
-        if done % 200 == 0:
-            rows["step"].append(done)
-            rows["loss"].append(round(sum(losses) / len(losses), 6))
-            rows["error"].append(round(flow_map_error(state.average, WORLD, n=1000), 5))
-            rows["last_error"].append(round(flow_map_error(state.student, WORLD, n=1000), 5))
-            losses.clear()
+    losses, before = [], CURVE_STEPS - steps
+    for state in regimes.stages(student, WORLD, regime, steps, seed):
+        for done, loss in training_steps(state):
+            losses.append(loss)
+            if done % 200 == 0 and before >= 0:
+                rows["step"].append(before + done)
+                rows["loss"].append(round(sum(losses) / len(losses), 6))
+                rows["error"].append(round(flow_map_error(state.models.average, WORLD, n=1000), 5))
+                rows["last_error"].append(round(flow_map_error(state.models.student, WORLD, n=1000), 5))
+                losses.clear()
+        losses.clear()
+        before += state.steps
     return rows
 
 
 def main() -> None:
     for seed in SEEDS:
-        run(RESULTS, [{"regime": regime, "seed": seed} for regime in ("exact", "learned", "none")], curve)
+        run(RESULTS, [{"regime": regime, "seed": seed} for regime in regimes.REGIMES], curve)
         run(RESULTS, [{"variant": name, "seed": seed, "steps": STEPS} for name in VARIANTS], measure)
         run(RESULTS, [{"variant": "default", "seed": seed, "steps": steps} for steps in BUDGETS], measure)
 

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import exact_ctm
 
 import ctm
-from studies import sixteen, teachers
+from ctm.losses import Draw, Models
+from studies import Rows, load, regimes, sixteen, teachers
 
 STUDIES = Path(__file__).parents[1] / "studies"
 RESULTS = sorted(STUDIES.glob("*.json"))
@@ -32,7 +34,7 @@ def test_every_variant_has_three_seeds(name):
 
 def test_one_jump_of_the_study_is_the_flow_map_error():
     world = ctm.data.two_gaussians()
-    model = ctm.CTM(ctm.networks.MLP(1, width=16, seed=2), world.sigma_data)
+    model = regimes.model(world, 2, width=16)
     expected = ctm.metrics.flow_map_error(model, world, n=200)
     assert teachers.jumps_error(model, world, 1, n=200) == pytest.approx(expected, rel=1e-6)
     assert teachers.jumps_error(world, world, 4, n=200) < 1e-5
@@ -41,7 +43,41 @@ def test_one_jump_of_the_study_is_the_flow_map_error():
 def test_exact_targets_are_met_by_the_exact_denoiser():
     exact = exact_ctm(sixteen.WORLD)
     exact.denoiser = sixteen.WORLD.denoiser
-    training = sixteen.ExactTargets(sixteen.model(0, {}), sixteen.WORLD, None, 10, 0, ctm.DENOISER)
-    assert training._dsm().item() > 0.01
-    training.student = exact
-    assert training._dsm().item() < 1e-10
+    for student, least, most in ((regimes.model(sixteen.WORLD, 0), 0.01, 10.0), (exact, 0.0, 1e-10)):
+        rng = torch.Generator().manual_seed(0)
+        loss = sixteen.exact_targets(Models(student, 10), Draw(sixteen.WORLD, student, 320, rng), rng)
+        assert least <= loss.item() < most
+
+
+def test_rows_are_chosen_by_their_settings():
+    rows = Rows([{"variant": "a", "seed": n, "error": e} for n, e in enumerate((3.0, 1.0, 2.0))])
+    rows.append({"variant": "a", "seed": 0, "width": 8, "error": 9.0})
+    assert rows.values("error", variant="a", width=None) == [3.0, 1.0, 2.0]
+    assert rows.spread("error", width=None) == (2.0, 1.0, 3.0)
+    assert rows.median("error", width=8) == 9.0
+    assert rows.one(seed=1)["error"] == 1.0
+    assert rows.where(variant="b") == []
+    with pytest.raises(ValueError, match=r"one row must have .*seed.*, got 2"):
+        rows.one(seed=0)
+    with pytest.raises(ValueError, match=r"a row must have .*variant.*, got none"):
+        rows.median("error", variant="b")
+    assert load("loss") == json.loads((STUDIES / "loss.json").read_text())
+
+
+@pytest.mark.parametrize("regime", regimes.REGIMES)
+def test_a_regime_is_its_runs(regime):
+    """The same calls written out, with the same weights at the end."""
+    world = ctm.data.two_gaussians()
+    student, again = (regimes.model(world, 0, width=16, layers=2) for _ in range(2))
+    regimes.train(student, world, regime, 9, 1, batch=16)
+    objective, steps = ctm.Consistency(world), 9
+    if regime != "exact":
+        ctm.train(again, world, regimes.denoising(), 4, 1, batch=16)
+        teacher = regimes.model(world, 0, width=16, layers=2)
+        teacher.load_state_dict(again.state_dict())
+        objective, steps = ctm.Consistency(teacher), 5
+    if regime == "none":
+        objective = objective + 0.1 * regimes.denoising()
+    ctm.train(again, world, objective, steps, 1, batch=16)
+    for one, other in zip(student.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -27,11 +27,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import ctm
-from ctm.losses import consistency_loss
-from ctm.oracle import integrate
-from ctm.run import Run
-from ctm.samplers import heun, noise, one_step
+from ctm.losses import consistency_loss, draw_levels
 from ctm.noise import karras_times
+from ctm.oracle import integrate
+from ctm.samplers import heun, noise, one_step
+from ctm.training import State
 from studies.samplers import judge
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +76,7 @@ def step() -> Figures:
     world = ctm.data.ring()
     for width, batch in ((128, 256), (256, 512)):
         student = ctm.CTM(ctm.networks.MLP(2, width=width), world.sigma_data)
-        run = Run(student, world, world, 10_000, 0, ctm.Recipe(batch=batch, pool=1024, reuse=10_000))
+        run = State(student, world, ctm.Consistency(world, pool=1024, reuse=10_000), 10_000, batch=batch)
         for _ in range(3):
             run.step()  # the pool is solved once, in the first
         with FlopCounterMode(display=False) as counter:
@@ -192,7 +192,7 @@ def oracle() -> Figures:
         def velocity(y: torch.Tensor, u: torch.Tensor, world: ctm.GaussianMixture = world) -> torch.Tensor:
             nonlocal evaluated
             evaluated += len(y)
-            return -u * world._score(y, u)
+            return world.velocity(y, u)
 
         n = 10_000 if dim == 2 else 1000
         top = world.sigma_max * torch.randn(n, dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -219,18 +219,22 @@ def scaling() -> Figures:
 
     def batch(size: int) -> Callable[[], Any]:
         world = ctm.data.ring()
-        run = Run(
-            ctm.CTM(ctm.networks.MLP(2), world.sigma_data), world, world, 10_000, 0, ctm.Recipe(pool=4096, reuse=10_000)
-        )
-        run._loss()
-        levels = ctm.pairs.draw_levels(size, 96, "global", 0.4, 0.5, run.generator)
-        pairs = run.pool.pairs(levels, run.generator)
-        return lambda: consistency_loss(run.student, run.target, pairs, "s").backward()
+        student = ctm.CTM(ctm.networks.MLP(2), world.sigma_data)
+        objective = ctm.Consistency(world, reuse=10_000)
+        run = State(student, world, objective, 10_000)
+        objective(run.models, run.draw, run.rng)  # solves the pool
+        levels = draw_levels(size, 96, "global", 0.4, 0.5, run.rng)
+        pairs = objective.trajectories.pairs(levels, run.rng)
+        return lambda: consistency_loss(student, student, pairs, "s").backward()
 
     def steps(count: int) -> Callable[[], Any]:
         world = ctm.data.ring()
-        recipe = ctm.Recipe(batch=64, pool=64, reuse=10_000)
-        return lambda: ctm.train(ctm.CTM(ctm.networks.MLP(2, width=32), 0.5), world, world, count, recipe=recipe)
+
+        def call() -> None:
+            student = ctm.CTM(ctm.networks.MLP(2, width=32), 0.5)
+            ctm.train(student, world, ctm.Consistency(world, pool=64, reuse=10_000), count, batch=64)
+
+        return call
 
     curves = {
         "components": ([250, 500, 1000, 2000, 4000], lambda n: denoiser(n, 2)),

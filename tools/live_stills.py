@@ -6,9 +6,9 @@ import matplotlib.pyplot as plt
 import torch
 
 import ctm
+from ctm.noise import karras_times
 from ctm.plotting import COLOURS, scatter, use_style
 from ctm.samplers import euler, gamma_sampling, noise
-from ctm.noise import karras_times
 
 CHECKPOINTS = Path(__file__).parents[1] / "book/checkpoints"
 

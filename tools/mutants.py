@@ -4,10 +4,10 @@ The changes are Cosmic Ray's. Each is tried in a fork of this process, which has
 line, the quick ones first. `tests/mutants.json` keeps the score of each module and every change that no test noticed, with
 the reason why (written there by hand; a later run keeps it).
 
-    python -m tools.mutants                       all changes of every module (about an hour)
-    python -m tools.mutants losses pairs          of some of them
-    python -m tools.mutants --sample 24           some of each, drawn with a fixed seed
-    python -m tools.mutants --again               only those that no test noticed the last time
+    python -m tools.mutants                            all changes of every module (about an hour)
+    python -m tools.mutants metrics losses/denoising   of some of them
+    python -m tools.mutants --sample 24                some of each, drawn with a fixed seed
+    python -m tools.mutants --again                    only those that no test noticed the last time
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # quicker; the tests use non
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "tests/mutants.json"
-MODULES = ["schedules", "flow_map", "solvers", "parametrisations", "mixture", "oracle", "labelled", "samplers", "pairs"]
-MODULES += ["losses", "models", "conditional", "likelihood", "adversarial", "guidance", "editing", "metrics", "run"]
+MODULES = ["noise", "flow_map", "solvers", "parametrisations", "mixture", "oracle", "labelled", "samplers", "models"]
+MODULES += ["conditional", "likelihood", "editing", "metrics", "training/state"]
+MODULES += [f"losses/{name}" for name in ("objective", "consistency", "trajectories", "denoising", "adversarial")]
 TESTS = ["mixture", "solvers", "losses", "parametrisations", "models", "metrics", "properties", "likelihood", "training"]
 TESTS += ["adversarial", "control", "diagnosis"]
-OWN = {"oracle": ["mixture"], "flow_map": ["mixture", "models"], "schedules": ["solvers"], "samplers": ["solvers"]}
-OWN |= {"pairs": ["losses"], "run": ["training"]}
-OWN |= {name: ["control"] for name in ("labelled", "conditional", "guidance", "editing")}
+OWN = {"oracle": ["mixture"], "flow_map": ["mixture", "models"], "noise": ["solvers"], "samplers": ["solvers"]}
+OWN |= {"losses/adversarial": ["adversarial"], "training/state": ["training"]}
+OWN |= {name: ["losses"] for name in MODULES if name.startswith("losses/") and name not in OWN}
+OWN |= {name: ["control"] for name in ("labelled", "conditional", "editing")}
 QUICK = 0.3
 SLOW = [
     "tests/test_training.py::test_every_kind_of_training_learns_the_map",
@@ -156,7 +158,8 @@ class Changed(importlib.abc.MetaPathFinder):
     """Imports one module of the package from changed source."""
 
     def __init__(self, module: str, source: str) -> None:
-        self.name, self.path, self.source = f"ctm.{module}", str(ROOT / f"ctm/{module}.py"), source
+        self.path, self.source = str(ROOT / f"ctm/{module}.py"), source
+        self.name = f"ctm.{module.replace('/', '.')}"
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != self.name:
@@ -201,7 +204,7 @@ def run_tests(*arguments: str, plugins: tuple[object, ...] = ()) -> int:
 
 def reach() -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
     """Which tests reach each line, and how long each test takes; kept for as long as no file changes."""
-    files = sorted([*ROOT.glob("ctm/*.py"), *ROOT.glob("tests/*.py")])
+    files = sorted([*ROOT.glob("ctm/**/*.py"), *ROOT.glob("tests/*.py")])
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
     found = ROOT / f"_build/reach-{digest}.json"
     found.parent.mkdir(exist_ok=True)
@@ -227,7 +230,8 @@ def reach() -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
         watch.stop()
         data, lines = watch.get_data(), []
         for path in data.measured_files():
-            lines += [(Path(path).stem, n, [t for t in tests if t]) for n, tests in data.contexts_by_lineno(path).items()]
+            module = Path(path).relative_to(ROOT / "ctm").with_suffix("").as_posix()
+            lines += [(module, n, [t for t in tests if t]) for n, tests in data.contexts_by_lineno(path).items()]
         found.write_text(json.dumps({"lines": lines, "seconds": seconds}))
         return code
 
