@@ -98,14 +98,17 @@ def check_schedule(times: Any, name: str = "times") -> list[float]:
 
 def check_number(
     value: Any, name: str, low: float = -math.inf, high: float = math.inf, *, integer: bool = False, above: bool = False
-) -> None:
-    """Raise unless ``value`` is a finite number in ``[low, high]`` (``(low, high]`` with ``above``)."""
+) -> Any:
+    """Return ``value``; raise unless it is a finite number in ``[low, high]`` (``(low, high]`` with ``above``)."""
+    if hasattr(value, "item") and not isinstance(value, bool):
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, int if integer else int | float):
         raise TypeError(f"{name} must be {'an integer' if integer else 'a number'}, got {value!r}")
     high = min(high, MOST) if integer and high == math.inf else high
     if not ((isinstance(value, int) or math.isfinite(value)) and (low < value if above else low <= value) and value <= high):
         bracket = "(" if above else "["
         raise ValueError(f"{name} must lie in {bracket}{low:g}, {high:g}], got {value!r}")
+    return value
 
 
 def check_choice(value: Any, name: str, allowed: Collection[str]) -> None:

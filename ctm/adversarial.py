@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ctm._checks import check_number
 from ctm.losses import adaptive_weight
-from ctm.models import CTM, c_in, c_noise
+from ctm.models import CTM
+from ctm.networks import Discriminator
 from ctm.schedules import rho_time
 
 
@@ -42,32 +43,6 @@ class Adversarial:
         check_number(self.width, "width", 1, integer=True)
         if not isinstance(self.adaptive, bool):
             raise TypeError(f"adaptive must be True or False, got {self.adaptive!r}")
-
-
-class Discriminator(nn.Module):
-    r"""A number :math:`J(x, \tau)` for each point, above 0 where it takes the point for data noised to :math:`\tau`.
-
-    Args:
-        dim: numbers in a point.
-        sigma_data: standard deviation of the data.
-        width: units in each of three hidden layers.
-        seed: seed of the initial weights.
-    """
-
-    def __init__(self, dim: int, sigma_data: float, width: int = 64, seed: int = 0) -> None:
-        super().__init__()
-        check_number(sigma_data, "sigma_data", 0, above=True)
-        self.sigma_data = sigma_data
-        sizes = [dim + 1, width, width, width]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            hidden = [module for a, b in zip(sizes, sizes[1:], strict=False) for module in (nn.Linear(a, b), nn.SiLU())]
-            self.body = nn.Sequential(*hidden, nn.Linear(width, 1))
-
-    def forward(self, x: Tensor, tau: Tensor) -> Tensor:
-        """``x``: ``(n, *shape)``; ``tau``: ``(n, 1, ...)``. Returns ``(n,)``."""
-        scaled = (4 * c_in(tau, self.sigma_data) * x).flatten(1)
-        return self.body(torch.cat([scaled, c_noise(tau).flatten(1)], 1))[:, 0]
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:

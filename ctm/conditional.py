@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -26,9 +28,14 @@ class ConditionalCTM(CTM):
     network: MLP
 
     def __init__(
-        self, network: MLP, sigma_data: float, sigma_min: float | None = None, sigma_max: float | None = None
+        self,
+        network: MLP,
+        sigma_data: float,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        **more: Any,
     ) -> None:
-        super().__init__(network, sigma_data, sigma_min, sigma_max)
+        super().__init__(network, sigma_data, sigma_min, sigma_max, **more)
         if network.conditions < 2:
             raise ValueError(f"network must have conditions >= 2, the classes and one for w, got {network.conditions}")
         self.classes = network.conditions - 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -47,9 +49,20 @@ class CTM(nn.Module, FlowMap):
     """
 
     def __init__(
-        self, network: nn.Module, sigma_data: float, sigma_min: float | None = None, sigma_max: float | None = None
+        self,
+        network: nn.Module,
+        sigma_data: float,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        *,
+        shape: tuple[int, ...] | None = None,
+        center: float | Tensor = 0.0,
+        shift: float | Tensor = 0.0,
+        scale: float | Tensor = 1.0,
     ) -> None:
         super().__init__()
+        self.shape = None if shape is None else tuple(shape)
+        self.center, self.shift, self.scale = center, shift, scale
         check_number(sigma_data, "sigma_data", 0, above=True)
         low, high = time_range(sigma_data)
         self.sigma_min = low if sigma_min is None else sigma_min
@@ -58,6 +71,24 @@ class CTM(nn.Module, FlowMap):
         check_number(self.sigma_max, "sigma_max", self.sigma_min, above=True)
         self.network = network
         self.sigma_data = sigma_data
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a file keeps of the model besides its weights."""
+        facts = {
+            "kind": type(self).__name__,
+            "network": type(self.network).__name__,
+            "config": self.network.config,
+            "sigma_data": self.sigma_data,
+            "sigma_min": self.sigma_min,
+            "sigma_max": self.sigma_max,
+        }
+        if self.shape is not None:
+            facts["shape"] = list(self.shape)
+        for name in ("center", "shift", "scale"):
+            value = getattr(self, name)
+            facts[name] = value.tolist() if isinstance(value, Tensor) else value
+        return facts
 
     def g(self, x: Tensor, t: Time, s: Time) -> Tensor:
         r""":math:`g_\theta(x, t, s)`: the clean point that a straight step from ``t`` to ``s`` has to aim at."""
