@@ -1,4 +1,4 @@
-"""Files of weights: safetensors, a JSON card in the header. Written whole or not at all; never pickle."""
+"""Files of weights: safetensors, a JSON card in the header. Written whole; no pickle."""
 
 from __future__ import annotations
 
@@ -21,67 +21,79 @@ from ctm.models import CTM
 from ctm.networks import NETWORKS
 from ctm.parametrisations import Parametrised
 
-MODELS: dict[str, type[CTM]] = {"CTM": CTM, "ConditionalCTM": ConditionalCTM, "Parametrised": Parametrised}
-"""Kinds of models by name. One of your own is added by ``MODELS["Mine"] = Mine``; its ``config`` must
-hold, beside what :class:`ctm.models.CTM` keeps, the further arguments of its constructor."""
+MODELS: dict[str, type[CTM]] = {k.__name__: k for k in (CTM, ConditionalCTM, Parametrised)}
+"""Kinds of models by name. ``MODELS["Mine"] = Mine`` adds one of yours; its ``config`` must
+hold whatever else its constructor needs."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-LEFT_OVER = 3600.0  # seconds after which an unfinished file is taken for that of a writer that was killed
+LEFT_OVER = (
+    3600.0  # seconds without a change, after which a part's writer was surely killed
+)
 
 
 def save(model: CTM, path: str | Path, **card: Any) -> None:
-    """Write ``model`` to ``path``, with any further facts (command, seed, figures ...) as a card.
+    """Write ``model`` to ``path``, with further facts (seed, figures ...) as a card.
 
     Raises:
-        TypeError: the model is not of a kind in :data:`MODELS`, or its network is not registered
-            (:func:`ctm.networks.register`), or the card cannot be written as JSON.
-        ValueError: the weights are not finite, or of less than 16 bits.
-        OSError: the file cannot be written; an older file of that name is then still whole.
+        TypeError: the model is of no kind in :data:`MODELS`, its network not registered
+            (:func:`ctm.networks.register`), or the card nothing that JSON can write.
+        ValueError: the weights are not finite, or not of 16, 32 or 64 bits.
+        OSError: the file cannot be written; an older one of that name is then still whole.
     """
-    for name, thing, known in (("model", model, MODELS), ("network", model.network, NETWORKS)):
+    network = model.network
+    for name, thing, known in (("model", model, MODELS), ("network", network, NETWORKS)):
         kind = type(thing)
         if kind is not known.get(kind.__name__):
-            raise TypeError(f"{name} must be one of {sorted(known)} to be saved, got {kind.__name__}")
-    for key, value in model.state_dict().items():
-        if value.is_floating_point() and not (value.dtype in FLOATS and bool(value.isfinite().all())):
-            raise ValueError(f"model must have finite weights of 16, 32 or 64 bits, {key} has not")
-    write(path, model.state_dict(), {"model": model.config, "card": card})
+            raise TypeError(f"{name} must be one of {sorted(known)}, got {kind.__name__}")
+    tensors = model.state_dict()
+    for key, value in tensors.items():
+        if not _sound(value, value):
+            raise ValueError(
+                f"model must have finite weights of 16 to 64 bits, {key} has not"
+            )
+    write(path, tensors, {"model": model.config, "card": card})
 
 
 def load(path: str | Path) -> CTM:
-    """Read the model that :func:`save` wrote, or the averaged model of a training run's file.
+    """Read the model that :func:`save` wrote, or the averaged one of a training run's file.
 
-    No code from the file is run, no more memory taken than it holds, and the model is independent
-    of the file once it is there. It has the dtype of the weights that were saved, on the processor.
+    No code from the file is run, and no more memory taken than it holds. The model does not
+    depend on the file any longer; it is on the processor, in the dtype that was saved.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is not a whole checkpoint, or its kind of model or network is not known
-            here; the message says what is wrong.
+        ValueError: not a whole checkpoint, or of a kind of model or network that is not
+            known here; the message says which.
     """
     tensors, header = read(path)
-    if "run" in header:  # the state of the run holds several models: the average is the one to use
-        tensors = {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
+    if "run" in header:  # the state of a run holds several models
+        own = {key: value for key, value in tensors.items() if key.startswith("average.")}
+        tensors = {key.removeprefix("average."): value for key, value in own.items()}
     try:
-        with torch.device("meta"):  # shapes without memory: compared before anything is allocated
+        if "model" not in header:
+            raise ValueError("its header describes no model")
+        with torch.device("meta"):  # shapes alone, compared before anything is allocated
             wanted = _build(header["model"]).state_dict()
-        wrong = [key for key in sorted(wanted.keys() ^ tensors.keys())]
-        wrong += [key for key in wanted.keys() & tensors.keys() if not _fits(wanted[key], tensors[key])]
+        wrong = wanted.keys() ^ tensors.keys()
+        wrong |= {
+            key for key in wanted.keys() - wrong if not _sound(tensors[key], wanted[key])
+        }
         if wrong:
-            raise ValueError(f"tensors differ from the card, or are not finite: {', '.join(wrong[:4])}")
+            names = ", ".join(sorted(wrong)[:4])
+            raise ValueError(f"tensors not finite, or not those of its model: {names}")
         model = _build(header["model"])
-    except Exception as error:  # of any kind: constructors are called with whatever the file says
-        reason = "its header names no model" if "model" not in header else error
-        raise ValueError(f"path {path} is not a CTM checkpoint to load here: {reason}") from error
-    for key, value in model.state_dict(keep_vars=True).items():
-        value.data = value.data.to(tensors[key].dtype)
+    except Exception as error:  # a constructor may raise anything at what the file says
+        message = f"path {path} is not a CTM checkpoint that can be loaded: {error}"
+        raise ValueError(message) from error
+    for key, weights in model.state_dict(keep_vars=True).items():
+        weights.data = weights.data.to(tensors[key].dtype)
     model.load_state_dict(tensors)
     return model
 
 
 def _build(config: dict[str, Any]) -> CTM:
-    """A model with new weights, from what its ``config`` was."""
-    facts = {"kind": "CTM", **config}  # files of before there were kinds
+    """The model, with new weights, that has this ``config``."""
+    facts = {"kind": "CTM", **config}  # the first files had one kind only
     for name, known in (("kind", MODELS), ("network", NETWORKS)):
         if facts[name] not in known:
             raise ValueError(f"{name} must be one of {sorted(known)}, got {facts[name]!r}")
@@ -92,11 +104,12 @@ def _build(config: dict[str, Any]) -> CTM:
     return kind(network(**facts.pop("config")), **facts)
 
 
-def _fits(wanted: Tensor, held: Tensor) -> bool:
-    """Whether a tensor of the file can be one of the model: any float for a float, and finite."""
-    if wanted.is_floating_point():
-        return held.dtype in FLOATS and held.shape == wanted.shape and bool(held.isfinite().all())
-    return held.dtype == wanted.dtype and held.shape == wanted.shape
+def _sound(held: Tensor, wanted: Tensor) -> bool:
+    """Whether ``held`` is finite and can stand for ``wanted``: any float for a float."""
+    if not wanted.is_floating_point():
+        return held.dtype == wanted.dtype and held.shape == wanted.shape
+    fits = held.dtype in FLOATS and held.shape == wanted.shape
+    return fits and bool(held.isfinite().all())
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
@@ -105,15 +118,17 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write tensors and a JSON header to a new file beside ``path``, flush it to disk, then rename it.
+    """Write tensors and a JSON header to a new file, flush it, then rename it to ``path``.
 
-    Several writers may write the same path at once: each file is whole, and the last one stays.
+    Many may write to one path at once: the file is always whole, and that of the last.
 
     Raises:
-        OSError: the file cannot be written; an older file of that name is then still whole.
+        OSError: the file cannot be written; an older one of that name is then still whole.
     """
     path = Path(path)
-    contents = {key: value.detach().clone().contiguous().cpu() for key, value in tensors.items()}
+    contents = {
+        k: value.detach().cpu().clone().contiguous() for k, value in tensors.items()
+    }
     data = to_bytes(contents, metadata={"ctm": json.dumps(header, allow_nan=False)})
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
@@ -127,11 +142,13 @@ def write(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) 
         raise
     _flush_folder(path.parent)
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        _remove_if_left_over(part)
+        with contextlib.suppress(OSError):  # another writer was first, or it is not ours
+            if time.time() - part.stat().st_mtime > LEFT_OVER:
+                part.unlink()
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the new name last through a power cut, where the system can open a folder."""
+    """Make the new name last through a power cut, where a folder can be opened."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_DIRECTORY)
         try:
@@ -140,17 +157,10 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _remove_if_left_over(part: Path) -> None:
-    """Remove a file that nobody has written to for an hour; the new file is safe whether or not this works."""
-    with contextlib.suppress(OSError):  # another writer was first, or it is somebody else's
-        if time.time() - part.stat().st_mtime > LEFT_OVER:
-            part.unlink()
-
-
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the header of a file that :func:`write` made.
 
-    The tensors lie in the file itself: copy, once shapes and sizes are seen to be right, what is kept.
+    The tensors still lie in the file: check their shapes, then copy what is to be kept.
 
     Raises:
         FileNotFoundError: no such file.
@@ -163,7 +173,9 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["ctm"])
             if not isinstance(header, dict):
-                raise ValueError(f"its header must be a JSON object, got {type(header).__name__}")
-            return {key: file.get_tensor(key) for key in file.keys()}, header  # noqa: SIM118 (no dict)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:  # too large to map
+                raise ValueError(f"its header must be an object, got {header!r:.40}")
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, header
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        # a RuntimeError: too large to map
         raise ValueError(f"path {path} is not a CTM checkpoint: {error}") from error

@@ -75,7 +75,7 @@ class CTM(nn.Module, FlowMap):
     @property
     def config(self) -> dict[str, Any]:
         """What a file keeps of the model besides its weights."""
-        facts = {
+        facts: dict[str, Any] = {
             "kind": type(self).__name__,
             "network": type(self.network).__name__,
             "config": self.network.config,
