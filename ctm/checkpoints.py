@@ -85,6 +85,8 @@ def load(path: str | Path) -> CTM:
     except Exception as error:  # a constructor may raise anything at what the file says
         message = f"path {path} is not a CTM checkpoint that can be loaded: {error}"
         raise ValueError(message) from error
+    for key, _ in list(model.named_parameters())[:1]:  # buffers that no file holds follow
+        model.to(tensors[key].dtype)
     for key, weights in model.state_dict(keep_vars=True).items():
         weights.data = weights.data.to(tensors[key].dtype)
     model.load_state_dict(tensors)

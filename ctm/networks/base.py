@@ -16,7 +16,7 @@ from torch.nn.functional import silu
 from ctm._checks import check_number, seeded
 
 LARGEST = 100_000  # of any size in a network: a damaged file cannot ask for more
-DEEPEST = 1_000  # of any number of layers: their shapes are worked out in a second
+DEEPEST = 100  # of any number of layers: their shapes are then worked out in seconds
 
 NETWORKS: dict[str, type[nn.Module]] = {}
 Kind = TypeVar("Kind", bound=type[nn.Module])
@@ -49,7 +49,7 @@ def register(network: Kind) -> Kind:
             kind = signature.parameters[key].kind
             if kind is kind.VAR_KEYWORD:
                 config |= value
-            elif value or kind is not kind.VAR_POSITIONAL:
+            elif kind is not kind.VAR_POSITIONAL or value:
                 config[key] = getattr(self, key, None) if value is None else value
         try:
             text = json.dumps(config, default=lambda other: other.tolist(), allow_nan=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
-from ctm._checks import check_number
+from ctm._checks import check_number, seeded
 from ctm.networks.base import (
     DEEPEST,
     LARGEST,
@@ -101,8 +101,9 @@ class Transformer(ImageNetwork):
         draw_weights(self, seed)
         zero = nn.ModuleList([self.embedding.of_s, self.told, self.leave])
         zero.extend(layer.told for layer in stack)
-        for weights in (self.place, *zero.parameters()):
+        for weights in zero.parameters():
             nn.init.zeros_(weights)
+        nn.init.normal_(self.place, std=0.5, generator=seeded(seed))
 
     def transform(self, x: Tensor, embedding: Tensor) -> Tensor:
         """``x``: ``(n, channels, height, width)``; ``embedding``: ``(n, width)``."""
