@@ -420,10 +420,10 @@ def test_the_arguments_are_kept(register_as_before):
 
     @register
     class Wide(MLP):
-        def __init__(self, dim, *, scale=torch.ones(2), **more):
+        def __init__(self, dim, *, scale=(1.0, 1.0), **more):
             super().__init__(dim, width=200, **more)
 
-    config = Wide(2, layers=1).config
+    config = Wide(2, scale=torch.ones(2), layers=1).config
     assert config == {"dim": 2, "scale": [1.0, 1.0], "layers": 1}
     assert json.loads(json.dumps(config)) == config
     assert Wide(**config).body[0].out_features == 200
@@ -437,7 +437,7 @@ def test_a_name_is_registered_once(register_as_before):
 
     assert NETWORKS["Plain"] is Plain
     assert Plain().config == {}
-    with pytest.raises(ValueError, match="network must have a new name, .*test_networks has Plain"):
+    with pytest.raises(ValueError, match=r"network must have a new name, .*test_networks has Plain"):
         register(type("Plain", (nn.Module,), {}))
     assert NETWORKS["Plain"] is Plain
     for _ in range(2):  # a cell that is run twice
