@@ -135,6 +135,8 @@ def kills(folder):
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         done = checkpoints.read(path)[1]["done"] if path.exists() else 0
         found.append({"moment": moment, "code": code, "done": done, "files": sorted(os.listdir(folder))})
+    for part in folder.glob("*.part"):  # as if an hour had passed: no other writer is at work
+        os.utime(part, (time.time() - 3700,) * 2)
     return {"kills": found} | answer(lambda: compare(path))
 
 

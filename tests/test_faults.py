@@ -44,7 +44,7 @@ def test_twenty_kills_lose_nothing(hurt):
     assert any(name.endswith(".part") for kill in found["kills"] for name in kill["files"])
     assert found["equal"], "the weights after twenty kills are not those of a run never stopped"
     assert found["loss"]
-    assert found["files"] == ["run.safetensors"]  # the parts went with the next writing
+    assert found["files"] == ["run.safetensors"]  # the parts, an hour old by then, went with the next writing
 
 
 def test_a_full_disk_is_reported_and_leaves_the_old_file(hurt):

@@ -65,9 +65,9 @@ def train(
             before prolong it. It is written every ``save_every`` steps, at the end, and when
             training is interrupted. :func:`ctm.load` reads the averaged model from it.
         save_every: steps between two writings of ``checkpoint``.
-        options: ``batch`` (320), points in a step; ``lr`` (8e-3), the peak learning rate of Adam,
-            with linear warm-up over 2% of the steps, then half a cosine down to 0; ``ema``
-            (.999), the decay of the average of the weights, ramped up from 0; ``target_ema`` (0),
+        options: ``batch`` (320), points in a step; ``lr``, the peak learning rate of Adam, with
+            linear warm-up over 2% of the steps, then half a cosine down to 0 (2e-3 for networks
+            for images, 8e-3 for others); ``ema`` (.999), the decay of the average of the weights, ramped up from 0; ``target_ema`` (0),
             the decay of the average that makes the target's jumps, 0 for the current weights;
             ``optimizer``, a function of the weights that makes another optimiser than Adam, whose
             learning rate then is the peak.

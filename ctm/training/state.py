@@ -52,7 +52,7 @@ class State:
         seed: int = 0,
         *,
         batch: int = 320,
-        lr: float = 8e-3,
+        lr: float | None = None,
         ema: float = 0.999,
         target_ema: float = 0.0,
         optimizer: Optimizer | None = None,
@@ -69,7 +69,8 @@ class State:
             raise ValueError(f"student must have weights that take a gradient, but {reason}")
         self.data, self.objective = data, objective
         self.steps = check_number(steps, "steps", 1, integer=True)
-        self.lr = check_number(lr, "lr", 0, above=True)
+        lr = getattr(student.network, "lr", 8e-3) if lr is None else lr
+        self.lr = lr = check_number(lr, "lr", 0, above=True)
         self.ema = check_number(ema, "ema", 0, 1 - 1e-6)
         batch = check_number(batch, "batch", 1, integer=True)
         self.models = Models(student, self.steps, target_ema)
