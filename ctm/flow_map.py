@@ -1,8 +1,11 @@
-"""The one abstraction of the package: anything that can jump along the trajectories of the probability-flow ODE."""
+"""The one abstraction of the package: anything that can jump along the trajectories of the
+probability-flow ODE; and what the other modules ask of a denoiser, of data and of conditions."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,33 +14,75 @@ Time = float | Tensor
 """A noise level, one number for all samples, or a tensor with one number per sample."""
 
 
+class Denoiser(Protocol):
+    """Anything with ``denoiser(x, t)``: the mean of the clean points that could have become ``x``."""
+
+    def denoiser(self, x: Tensor, t: Time) -> Tensor: ...
+
+
+class Data(Protocol):
+    """Anything to draw points from: ``sample(n, generator=g)`` returns ``(n, *data_shape)``."""
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor: ...
+
+
 class FlowMap(ABC):
     r"""A flow map :math:`G(x, t, s)` of the probability-flow ODE, together with its denoiser.
 
-    Time is the noise level and runs down: :math:`\sigma_{max} \ge t \ge s \ge \sigma_{min}`. Points have shape
-    ``(n, *data_shape)``; times are numbers or tensors ``(n,)``. A subclass gives :meth:`G` and :meth:`denoiser`; the rest
-    follows from them.
+    Time is the noise level and runs down: :math:`\sigma_{max} \ge t \ge s \ge \sigma_{min}`.
+    Points have shape ``(n, *data_shape)``; times are numbers or tensors ``(n,)``. A subclass
+    gives :meth:`G` and :meth:`denoiser`; the rest follows from them.
     """
 
     sigma_min: float
     sigma_max: float
     sigma_data: float
+    shape: tuple[int, ...] | None = None  #: of one point; None where any shape will do
+    center: float | Tensor = 0.0  #: where the data lie: the spread is measured about it
 
     @abstractmethod
     def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802 (the field's symbol)
-        r"""The point :math:`x_s` that the trajectory through :math:`x_t = x` has at noise level ``s <= t``."""
+        r"""Where the trajectory through :math:`x_t = x` is at noise level ``s <= t``."""
 
     @abstractmethod
     def denoiser(self, x: Tensor, t: Time) -> Tensor:
-        r""":math:`D(x, t) = E[x_0 \mid x_t = x]`, the mean of the clean points that could have become ``x``."""
+        r""":math:`D(x, t) = E[x_0 \mid x_t = x]`, the mean of the clean points that could have
+        become ``x``."""
 
     def score(self, x: Tensor, t: Time) -> Tensor:
-        r""":math:`\nabla_x \log p_t(x) = (D(x, t) - x) / t^2` (Tweedie's formula; Efron 2011), for :math:`t > 0`."""
+        r""":math:`\nabla_x \log p_t(x) = (D(x, t) - x) / t^2` (Tweedie's formula; Efron 2011),
+        for :math:`t > 0`."""
         return (self.denoiser(x, t) - x) / as_column(t, x) ** 2
 
     def velocity(self, x: Tensor, t: Time) -> Tensor:
-        r""":math:`dx/dt = (x - D(x, t)) / t`, the probability-flow ODE with :math:`\sigma(t) = t` (EDM, eq. 1 and 3)."""
+        r""":math:`dx/dt = (x - D(x, t)) / t`, the probability-flow ODE with
+        :math:`\sigma(t) = t` (EDM, eq. 1 and 3)."""
         return (x - self.denoiser(x, t)) / as_column(t, x)
+
+
+class Conditional(Protocol):
+    """A family of flow maps: ``given(condition)`` is the one for that condition."""
+
+    def given(self, condition: Any) -> FlowMap: ...
+
+
+class Perturbed(FlowMap):
+    """A flow map with an error put in on purpose, to see what it does: :math:`G = exact + error`.
+
+    ``error`` is called with ``x, t, s`` and the exact point at ``s``, and returns its shape.
+    """
+
+    def __init__(self, exact: FlowMap, error: Callable[..., Tensor]) -> None:
+        self.exact, self.error, self.sigma_data = exact, error, exact.sigma_data
+        self.sigma_min, self.sigma_max = exact.sigma_min, exact.sigma_max
+        self.shape, self.center = exact.shape, exact.center
+
+    def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802
+        there = self.exact.G(x, t, s)
+        return there + self.error(x, t, s, there)
+
+    def denoiser(self, x: Tensor, t: Time) -> Tensor:
+        return self.exact.denoiser(x, t)
 
 
 def as_column(t: Time, x: Tensor) -> Tensor:
