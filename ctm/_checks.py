@@ -1,5 +1,6 @@
-"""Checks of arguments: each raises an error that names the argument, what was given and what
-is allowed. Values are not looked at where there are none: under ``torch.compile`` and ``vmap``."""
+"""Checks of arguments: each raises an error that names the argument, what was given and
+what is allowed. Values are not looked at where there are none: under ``torch.compile`` and
+``vmap``."""
 
 from __future__ import annotations
 
@@ -55,10 +56,16 @@ def check_held(x: Tensor, name: str) -> None:
 
 
 def check_times(
-    t: Any, x: Tensor, name: str = "t", low: float = 0.0, high: float = LARGEST
+    t: Any,
+    x: Tensor,
+    name: str = "t",
+    low: float = 0.0,
+    high: float = LARGEST,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The noise level ``t`` as a column that broadcasts against ``x``: one number or one for each
-    sample, each within ``[low, high]`` as it was given, and only then rounded to x's dtype."""
+    """The noise level ``t`` as a column that broadcasts against ``x``: one number or one
+    for each sample, each within ``[low, high]`` as it was given, and only then rounded to
+    x's dtype."""
     if isinstance(t, np.ndarray) and t.dtype.kind in "iuf" and not np.ma.isMaskedArray(t):
         t = torch.from_numpy(t.astype("f8"))  # a copy: flipped and big-endian tables too
     if isinstance(t, bool) or not isinstance(t, float | int | Real | Tensor):
@@ -83,12 +90,13 @@ def check_times(
         got = f"values from {ends[0]:g} to {ends[1]:g}"
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {got}")
     if isinstance(t, Tensor):
-        return t.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-    return x.new_full((1,) * x.ndim, t)
+        return t.to(x.device, dtype or x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    return x.new_full((1,) * x.ndim, t, dtype=dtype)
 
 
 def check_order(t: Tensor, s: Tensor, names: tuple[str, str] = ("t", "s")) -> None:
-    """Raise ValueError unless ``s <= t`` sample by sample: time runs down, from noise to data."""
+    """Raise ValueError unless ``s <= t`` sample by sample: time runs down, from noise to
+    data."""
     over = torch.sub(s, t, alpha=1 + SLACK).detach()
     worst = _read(over.max())
     if worst and worst[0] > 0:
@@ -106,8 +114,8 @@ def check_jump(
     high: float = LARGEST,
     shape: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """All checks of a jump from ``t`` to ``s``; returns both as columns. Numbers are compared
-    before they become tensors, so that they cost no wait for the device."""
+    """All checks of a jump from ``t`` to ``s``; returns both as columns. Numbers are
+    compared before they become tensors, so that they cost no wait for the device."""
     check_points(x, "x", shape)
     columns = check_times(t, x, "t", low, high), check_times(s, x, "s", low, high)
     if isinstance(t, Tensor) or isinstance(s, Tensor) or s > t * (1 + SLACK):
@@ -116,7 +124,8 @@ def check_jump(
 
 
 def check_schedule(times: Any, name: str = "times") -> list[float]:
-    """``times`` as a list of at least two finite, not negative, strictly decreasing numbers."""
+    """``times`` as a list of at least two finite, not negative, strictly decreasing
+    numbers."""
     try:
         values = times.tolist() if isinstance(times, Tensor) else list(times)
         values = [check_number(value, name) for value in values]
@@ -145,9 +154,8 @@ def check_number(
     """``value`` as Python's own number, finite and in ``[low, high]`` (``(low, high]`` with
     ``above``). Numbers of NumPy and tensors of one number are taken too."""
     plain = value
-    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
-        plain = value.item()
-    elif isinstance(value, np.generic):
+    one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta
+    if one or isinstance(value, np.generic):
         plain = value.item()
     if isinstance(plain, bool) or not isinstance(plain, Integral if integer else Real):
         raise TypeError(
@@ -174,7 +182,8 @@ def seeded(seed: Any) -> torch.Generator:
 
 
 def _read(*values: Tensor) -> list[float] | None:
-    """The numbers in tensors of one number, in one wait; None where there are none to read."""
+    """The numbers in tensors of one number, in one wait; None where there are none to
+    read."""
     if torch.compiler.is_compiling() or is_functorch_wrapped_tensor(values[0]):
         return None
     here = values[0].is_cpu  # where nothing is gained by collecting them first

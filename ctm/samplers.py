@@ -1,4 +1,5 @@
-"""Samplers: from noise to data through a flow map (jumps) or a denoiser (steps of a solver)."""
+"""Samplers: from noise to data through a flow map (jumps) or a denoiser (steps of a
+solver)."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def sample(
         n: how many.
         steps: how many jumps.
         seed: seed of all noise.
-        condition: what the model's ``given`` takes: a class for all samples, or one for each.
+        condition: what the model's ``given`` takes: a class for all samples, or one for
+            each.
         gamma: as in :func:`gamma_sampling`.
 
     Returns:
@@ -70,9 +72,9 @@ def noise(
     *,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Where every sampler starts: ``n`` draws from :math:`N(c, \sigma_{max}^2 I)` about the
-    ``center`` :math:`c` of the data, shape ``(n, *shape)``, where the model is. The model's own
-    ``shape`` if None; TypeError if it has none."""
+    r"""Where every sampler starts: ``n`` draws from :math:`N(c, \sigma_{max}^2 I)` about
+    the ``center`` :math:`c` of the data, shape ``(n, *shape)``, where the model is. The
+    model's own ``shape`` if None; TypeError if it has none."""
     n = check_number(n, "n", 1, integer=True)
     shape = getattr(model, "shape", None) if shape is None else shape
     if shape is None:
@@ -84,8 +86,8 @@ def noise(
 
 
 def center(model: Any, x: Tensor) -> Tensor:
-    """The place about which the data of ``model`` lie (0 if it names none), with the dtype and
-    device of ``x``: the mean of the noise that ends in them."""
+    """The place about which the data of ``model`` lie (0 if it names none), with the dtype
+    and device of ``x``: the mean of the noise that ends in them."""
     return torch.as_tensor(getattr(model, "center", 0.0), dtype=x.dtype, device=x.device)
 
 
@@ -101,7 +103,8 @@ def _device(model: Any) -> torch.device | None:
 
 @torch.no_grad()
 def one_step(flow_map: FlowMap, x: Tensor) -> Tensor:
-    r""":math:`G(x, \sigma_{max}, \sigma_{min})`: the whole trajectory in one network call."""
+    r""":math:`G(x, \sigma_{max}, \sigma_{min})`: the whole trajectory in one network
+    call."""
     return flow_map.G(x, flow_map.sigma_max, flow_map.sigma_min)
 
 
@@ -115,13 +118,16 @@ def gamma_sampling(
     generator: torch.Generator | None = None,
     path: bool = False,
 ) -> Tensor:
-    r"""CTM's :math:`\gamma`-sampling (Kim et al. 2024). For consecutive noise levels :math:`t > r`:
+    r"""CTM's :math:`\gamma`-sampling (Kim et al. 2024). For consecutive noise levels
+    :math:`t > r`:
 
-    .. math:: x \leftarrow G(x, t, \sqrt{1 - \gamma^2}\, r), \qquad x \leftarrow x + \gamma\, r\, \epsilon .
+    .. math::
+
+        x \leftarrow G(x, t, \sqrt{1 - \gamma^2}\, r), \qquad x \leftarrow x + \gamma\, r\, \epsilon .
 
     ``gamma = 0`` jumps along one trajectory; ``gamma = 1`` is the multistep sampler of
-    consistency models. A jump never goes below ``sigma_min``: there the noise added is reduced so
-    that the level :math:`r` is met exactly.
+    consistency models. A jump never goes below ``sigma_min``: there the noise added is
+    reduced so that the level :math:`r` is met exactly.
 
     Args:
         flow_map: an exact, solved or learned flow map.
@@ -129,8 +135,8 @@ def gamma_sampling(
         times: decreasing noise levels within the flow map's range, two or more.
         gamma: share of noise put back after each jump, in [0, 1].
         generator: source of the noise.
-        path: return the points at every time, shape ``(len(times), n, *data_shape)``, not only
-            the last.
+        path: return the points at every time, shape ``(len(times), n, *data_shape)``, not
+            only the last.
     """
     check_points(x)
     levels = check_schedule(times)
@@ -146,14 +152,14 @@ def gamma_sampling(
 
 
 def euler(denoiser: Denoiser, x: Tensor, times: Times, *, path: bool = False) -> Tensor:
-    """Euler steps (:func:`ctm.solvers.euler_step`) through decreasing ``times``; one denoiser
-    call a step."""
+    """Euler steps (:func:`ctm.solvers.euler_step`) through decreasing ``times``; one
+    denoiser call a step."""
     return _walk(euler_step, denoiser, x, times, path)
 
 
 def heun(denoiser: Denoiser, x: Tensor, times: Times, *, path: bool = False) -> Tensor:
-    """Heun steps (:func:`ctm.solvers.heun_step`) through decreasing ``times``; two denoiser calls
-    a step.
+    """Heun steps (:func:`ctm.solvers.heun_step`) through decreasing ``times``; two denoiser
+    calls a step.
 
     A last time of 0 is reached by an Euler step, as in EDM's algorithm 1.
     """
@@ -162,19 +168,19 @@ def heun(denoiser: Denoiser, x: Tensor, times: Times, *, path: bool = False) -> 
 
 @torch.no_grad()
 def multistep(denoiser: Denoiser, x: Tensor, times: Times, *, path: bool = False) -> Tensor:
-    r"""A two-step method through decreasing ``times``: second order for one denoiser call a step
-    (DPM-Solver++(2M); Lu et al. 2022, algorithm 2, with :math:`\alpha = 1`).
+    r"""A two-step method through decreasing ``times``: second order for one denoiser call a
+    step (DPM-Solver++(2M); Lu et al. 2022, algorithm 2, with :math:`\alpha = 1`).
 
-    In :math:`\lambda = \log t` the ODE is linear but for :math:`D`, which is extrapolated from the
-    last two calls:
+    In :math:`\lambda = \log t` the ODE is linear but for :math:`D`, which is extrapolated
+    from the last two calls:
 
     .. math::
 
         x_u = \frac{u}{t}\, x + \Bigl(1 - \frac{u}{t}\Bigr) \bar D, \qquad
         \bar D = D + \frac{h}{2 h'} (D - D'), \qquad h = \log\frac{t}{u},
 
-    with :math:`D'` and :math:`h'` those of the step before. The first step is an Euler step, and
-    so is a step to 0.
+    with :math:`D'` and :math:`h'` those of the step before. The first step is an Euler
+    step, and so is a step to 0.
     """
     check_points(x)
     levels = check_schedule(times)

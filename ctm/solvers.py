@@ -1,4 +1,5 @@
-"""Numerical solvers of the probability-flow ODE over any denoiser. Time runs down: ``u <= t``."""
+"""Numerical solvers of the probability-flow ODE over any denoiser. Time runs down:
+``u <= t``."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ Step = Callable[[Denoiser, Tensor, Tensor, Tensor], Tensor]
 
 
 def euler_step(model: Denoiser, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
-    r"""One Euler step, which for this ODE is also the step of DDIM (Song et al. 2021, eq. 12):
+    r"""One Euler step, which for this ODE is also the step of DDIM (Song et al. 2021, eq.
+    12):
 
     .. math:: x_u = \frac{u}{t}\, x + \Bigl(1 - \frac{u}{t}\Bigr)\, D(x, t).
 
@@ -24,9 +26,13 @@ def euler_step(model: Denoiser, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
 
 
 def heun_step(model: Denoiser, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
-    r"""One step of Heun's second-order method (EDM, algorithm 1): with :math:`v = (x - D)/t`,
+    r"""One step of Heun's second-order method (EDM, algorithm 1): with
+    :math:`v = (x - D)/t`,
 
-    .. math:: x_u = x + \tfrac{1}{2} (u - t) \bigl(v(x, t) + v(\hat x_u, u)\bigr), \quad \hat x_u \text{ the Euler step.}
+    .. math::
+
+        x_u = x + \tfrac{1}{2} (u - t) \bigl(v(x, t) + v(\hat x_u, u)\bigr), \quad
+        \hat x_u \text{ the Euler step.}
 
     It needs :math:`u > 0`. ``t`` and ``u`` broadcast against ``x``. Shape of ``x``.
     """
@@ -48,9 +54,9 @@ def solve(
 ) -> Tensor:
     r"""``substeps`` steps from ``t`` to ``u``, equal in :math:`t^{1/7}` (EDM's spacing).
 
-    This is :math:`Solver(x_t, t, u; \phi)` in the CTM paper; ``t`` and ``u`` broadcast against
-    ``x``. A gradient is kept where ``x`` asks for one, and only there: the weights of the model
-    alone do not. Shape of ``x``.
+    This is :math:`Solver(x_t, t, u; \phi)` in the CTM paper; ``t`` and ``u`` broadcast
+    against ``x``. A gradient is kept where ``x`` asks for one, and only there: the weights
+    of the model alone do not. Shape of ``x``.
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
         now = t
@@ -68,8 +74,8 @@ def rk4_step(model: Denoiser, x: Tensor, t: Tensor, u: Tensor) -> Tensor:
 
     .. math:: \frac{dx}{d\tau} = x - D(x, t).
 
-    For an integral that must be right to a part in a thousand. It goes up (:math:`u > t`) as well
-    as down; it needs :math:`t, u > 0`. Shape of ``x``.
+    For an integral that must be right to a part in a thousand. It goes up (:math:`u > t`)
+    as well as down; it needs :math:`t, u > 0`. Shape of ``x``.
     """
     middle, h = torch.sqrt(t * u), torch.log(u / t)
 
