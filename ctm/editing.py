@@ -35,7 +35,7 @@ class LinearConstraint:
     """
 
     def __init__(self, matrix: Any, shape: tuple[int, ...] | None = None) -> None:
-        table = matrix.detach().cpu() if isinstance(matrix, Tensor) else matrix
+        table = matrix.detach().cpu().double().numpy() if isinstance(matrix, Tensor) else matrix
         try:
             self.matrix = torch.from_numpy(np.array(table, dtype=np.float64))
         except (TypeError, ValueError) as error:
