@@ -72,8 +72,11 @@ def check_times(
         raise TypeError(
             f"{name} must be a number or a torch.Tensor, got {type(t).__name__}"
         )
-    slack, ends = SLACK, [t, t]
-    if isinstance(t, Tensor):
+    slack, ends = SLACK, None
+    if not isinstance(t, Tensor):
+        t = float(t)
+        ends = [t, t]
+    else:
         check_held(t, name)
         if t.is_complex() or t.dtype == torch.bool:
             raise TypeError(f"{name} must hold real numbers, got dtype {t.dtype}")

@@ -20,16 +20,16 @@ from ctm.noise import randn, randn_like, rho_time
 from ctm.samplers import center
 
 ADVICE = {
-    "boundary": "G(x, t, t) is not x. Is the skip built in, are the times of both branches the same?",
-    "slope": "the jump does not start along its own denoiser. Is (x, t, t) ever trained?",
-    "regression": "the denoiser is worse than a straight line. Look at its scalings and noise levels.",
-    "orthogonality": "the denoiser is no posterior mean. Is its target x_0, at the level it is told?",
-    "direction": "jumps do not go to the data. Print t, u, s of a batch: is t > u >= s? Are the data "
-    "scaled to sigma_data? Does the teacher move, with a fine enough solver?",
-    "semigroup": "two jumps do not meet one. Print t, u, s of a batch: is t > u >= s, is every pair "
-    "drawn? Is the target held still? Is the teacher's solver fine enough?",
-    "spread": "points land with the wrong variance. Are all axes scaled alike, targets averaged?",
-    "samples": "jumps are sound, samples are not. Do they start at sigma_max, averaged weights?",
+    "boundary": "G(x, t, t) is not x. Is the skip built in? Do both branches see one time?",
+    "slope": "a jump does not start along its own denoiser. Is (x, t, t) ever trained?",
+    "regression": "the denoiser is worse than a line. Look at scalings and noise levels.",
+    "orthogonality": "the denoiser is no posterior mean. Is its target x_0, at that level?",
+    "direction": "jumps do not go to the data. Print t, u, s of a batch: t > u >= s? "
+    "Does the teacher move, in fine enough steps? Are the data scaled to sigma_data?",
+    "semigroup": "two jumps do not meet one. Print t, u, s of a batch: t > u >= s? "
+    "Is every pair drawn, the target held still, the teacher's solver fine enough?",
+    "spread": "points land too wide or narrow. Are all axes scaled alike, no targets mixed?",
+    "samples": "jumps are sound, samples not. Do they start at sigma_max, averaged weights?",
 }
 """What to look at first, by the name of the check."""
 

@@ -35,7 +35,9 @@ class LinearConstraint:
     """
 
     def __init__(self, matrix: Any, shape: tuple[int, ...] | None = None) -> None:
-        table = matrix.detach().cpu().double().numpy() if isinstance(matrix, Tensor) else matrix
+        table = (
+            matrix.detach().cpu().double().numpy() if isinstance(matrix, Tensor) else matrix
+        )
         try:
             self.matrix = torch.from_numpy(np.array(table, dtype=np.float64))
         except (TypeError, ValueError) as error:
@@ -73,7 +75,8 @@ class LinearConstraint:
 
         .. math::
 
-            p(z \mid y) \propto \sum_k w_k\, N(y;\, A \mu_k, c_k^2 I)\; N(z;\, B \mu_k, c_k^2 I) .
+            p(z \mid y) \propto
+            \sum_k w_k\, N(y;\, A \mu_k, c_k^2 I)\; N(z;\, B \mu_k, c_k^2 I) .
         """
         means = world.means.reshape(len(world.means), -1)
         away = (means @ self.matrix.T.to(means) - y.to(means)).square().sum(1)
@@ -137,7 +140,8 @@ def constrained_sampling(
 
     .. math::
 
-        x \leftarrow G(x + t\,\epsilon,\, t,\, \sigma_{min}), \qquad x \leftarrow x + A^T (y - A x) .
+        x \leftarrow G(x + t\,\epsilon,\, t,\, \sigma_{min}), \qquad
+        x \leftarrow x + A^T (y - A x) .
 
     It needs no training and no gradient. It samples :math:`p(x \mid A x = y)` only in the
     limit of small ``t`` and many repeats, where it is Langevin dynamics on the plane

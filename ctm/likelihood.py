@@ -64,7 +64,7 @@ def hutchinson_log_likelihood(
     r"""Unbiased estimates of :func:`log_likelihood`, for many dimensions (Hutchinson;
     FFJORD, Grathwohl et al. 2019).
 
-    .. math:: \operatorname{tr} A = E[e^\top A\, e], \qquad e_i = \pm 1 \text{ independent, equally often}
+    .. math:: \operatorname{tr} A = E[e^\top A\, e], \qquad e_i = \pm 1 \text{ at random}
 
     One directional derivative for each probe takes the place of ``d``. A probe keeps its
     :math:`e` along the whole trajectory, so it estimates the trace of one matrix,

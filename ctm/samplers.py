@@ -123,7 +123,8 @@ def gamma_sampling(
 
     .. math::
 
-        x \leftarrow G(x, t, \sqrt{1 - \gamma^2}\, r), \qquad x \leftarrow x + \gamma\, r\, \epsilon .
+        x \leftarrow G(x, t, \sqrt{1 - \gamma^2}\, r), \qquad
+        x \leftarrow x + \gamma\, r\, \epsilon .
 
     ``gamma = 0`` jumps along one trajectory; ``gamma = 1`` is the multistep sampler of
     consistency models. A jump never goes below ``sigma_min``: there the noise added is

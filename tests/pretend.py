@@ -16,7 +16,22 @@ from torch.utils._pytree import tree_flatten, tree_map
 DEVICE = torch.device("xpu", 0)  # any that this machine has not
 MAKERS = {
     getattr(torch, name)
-    for name in "zeros ones full empty eye arange linspace logspace tensor rand randn randint randperm normal".split()
+    for name in [
+        "zeros",
+        "ones",
+        "full",
+        "empty",
+        "eye",
+        "arange",
+        "linspace",
+        "logspace",
+        "tensor",
+        "rand",
+        "randn",
+        "randint",
+        "randperm",
+        "normal",
+    ]
 }
 DEVICE_OF = torch.Tensor.device.__get__
 MAY_MIX = {"copy_", "index", "index_put_", "_index_put_impl_"}  # a real device takes an index or a source from the processor
@@ -52,7 +67,8 @@ class Elsewhere(torch.Tensor):
         kwargs, name = kwargs or {}, func.overloadpacket.__name__
         parts, _ = tree_flatten((args, kwargs))
         plain = [p for p in parts if isinstance(p, torch.Tensor) and not isinstance(p, cls) and p.ndim]
-        plain = [p for p in plain if not (p.is_meta or p._is_zerotensor())]  # torch's own, for derivatives that are 0
+        # forward derivatives that are 0 are made by torch itself, where it believes the tensor to be
+        plain = [p for p in plain if not (p.is_meta or p._is_zerotensor() or (name == "mm" and not p.any()))]
         if plain and not (name in MAY_MIX and (name == "copy_" or isinstance(args[0], cls))):
             raise MixedError(f"{name}: a tensor of the processor, {tuple(plain[0].shape)}, meets one on {DEVICE}")
         if any(isinstance(p, torch.Generator) and not isinstance(p, GeneratorElsewhere) for p in parts):
