@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import ctm
 from ctm.losses import stable_target
 from ctm.metrics import energy_distance, sliced_wasserstein, wasserstein
+from ctm.noise import karras_times, rho_time
 from ctm.pairs import draw_levels, grid_times
 from ctm.samplers import euler, gamma_sampling, heun
-from ctm.noise import karras_times, rho_time
 
 settings.register_profile("repeatable", max_examples=25, derandomize=True, deadline=None)
 settings.load_profile("repeatable")
