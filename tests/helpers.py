@@ -11,6 +11,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def weights_of(model):
+    return torch.cat([weights.detach().flatten() for weights in model.parameters()])
+
+
 def noised(world, t, n=64, seed=0, dtype=torch.float64):
     """Points x_t = x_0 + t eps."""
     g = generator(seed)
@@ -19,7 +23,7 @@ def noised(world, t, n=64, seed=0, dtype=torch.float64):
 
 
 def rho_fraction(t, low, high):
-    """The inverse of ctm.schedules.rho_time: 0 at high, 1 at low."""
+    """The inverse of ctm.noise.rho_time: 0 at high, 1 at low."""
     return (high ** (1 / 7) - t ** (1 / 7)) / (high ** (1 / 7) - low ** (1 / 7))
 
 
