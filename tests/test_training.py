@@ -2,9 +2,11 @@
 
 import os
 import signal
+import subprocess
 import sys
 import warnings
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -689,9 +691,8 @@ def test_a_bar_is_shown_in_a_terminal_and_in_a_notebook_and_nowhere_else(model, 
     assert [bar["total"] for bar in bars] == [2, 2, 2]
 
 
-def test_no_bar_is_stored_by_a_book_that_asks_for_none(capfd, tmp_path):
-    import subprocess
-
+@pytest.mark.parametrize("disable", ["1", None])
+def test_a_bar_is_shown_in_a_kernel_unless_the_environment_forbids_it(disable, tmp_path):
     script = tmp_path / "cell.py"
     script.write_text(
         "import sys, types, ctm\n"
@@ -700,16 +701,12 @@ def test_no_bar_is_stored_by_a_book_that_asks_for_none(capfd, tmp_path):
         "student = ctm.CTM(ctm.networks.MLP(1, width=8, layers=1), world.sigma_data)\n"
         "ctm.train(student, world, ctm.Denoising(0), 3, batch=8)\n"
     )
-    import ctm as package
-
-    root = os.path.dirname(os.path.dirname(package.__file__))
-    said = {}
-    for value in ("1", "0"):
-        env = os.environ | {"TQDM_DISABLE": value, "PYTHONPATH": root, "PYTHONWARNINGS": "ignore"}
-        run = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env, check=True)
-        said[value] = run.stdout + run.stderr
-    assert said["1"] == ""
-    assert "3/3" in said["0"] or "0/3" in said["0"]
+    environment = {key: value for key, value in os.environ.items() if key != "TQDM_DISABLE"}
+    environment |= {"PYTHONPATH": str(Path(ctm.__file__).parents[1]), "PYTHONWARNINGS": "ignore"}
+    environment |= {} if disable is None else {"TQDM_DISABLE": disable}
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=True)
+    assert ("/3" in run.stderr) == (disable is None)
+    assert run.stdout == ""
 
 
 def test_nothing_is_printed_where_there_is_no_terminal(capfd, monkeypatch):
