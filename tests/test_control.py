@@ -336,7 +336,11 @@ CALLS = {
     ),
     "s above t": (ValueError, "s must not exceed t", lambda: RINGS.given(0).G(torch.zeros(4, 2), 1.0, 2.0)),
     "no conditions": (ValueError, "network must have conditions", lambda: ConditionalCTM(ctm.networks.MLP(2), 0.5)),
-    "plain data": (TypeError, "data must have a method sample_labelled, got GaussianMixture", lambda: Guided(ctm.data.ring())),
+    "plain data": (
+        TypeError,
+        "data must have a method sample_labelled, got GaussianMixture",
+        lambda: Guided(ctm.data.ring()),
+    ),
     "drop above 1": (ValueError, "drop must lie in", lambda: Guided(RINGS, drop=2)),
     "strengths reversed": (ValueError, "strengths", lambda: Guided(RINGS, (2.0, 1.0))),
     "strength negative": (ValueError, "strengths", lambda: Guided(RINGS, (-1.0, 1.0))),
@@ -378,17 +382,17 @@ def test_the_network_is_told_the_class_and_the_strength_less_one():
 
 @pytest.mark.parametrize(("size", "reuse", "every"), [(64, 2, 4), (32, 1, 1), (16, 1, 1)])
 def test_a_pool_of_guided_trajectories_is_that_of_its_classes_and_strengths(size, reuse, every):
-    recipe = ctm.Recipe(pool=size, reuse=reuse, levels=4, batch=32, continuous=False)
-    run = ConditionalRun(conditional(), RINGS, RINGS, 20, 0, recipe, (1.5, 4.0), 0.3)
-    pools = []
+    term, pools = ctm.Consistency(RINGS, pool=size, reuse=reuse, levels=4, continuous=False), []
+    state = ctm.training.State(conditional(), Guided(RINGS, (1.5, 4.0), 0.3), term, 20, batch=32)
     for _ in range(9):
-        run.step()
-        pools.append(run.pool.points)
+        state.step()
+        pools.append(term.trajectories.points)
     renewed = [not torch.equal(a, b) for a, b in zip(pools, pools[1:], strict=False)]
     assert renewed == [step % every == 0 for step in range(1, 9)]
-    assert 1.5 <= run.w.min() < 2 < 3.5 < run.w.max() <= 4
-    walked = ctm.samplers.heun(RINGS.given(run.label, run.w), run.pool.points[:, 0], run.pool.times[0])
-    assert torch.allclose(walked, run.pool.points[:, -1], atol=1e-4)
+    w = term.condition[:, 1]
+    assert 1.5 <= w.min() < 2 < 3.5 < w.max() <= 4
+    walked = ctm.samplers.heun(RINGS.given(term.condition), pools[-1][:, 0], term.trajectories.times[0])
+    assert torch.allclose(walked, pools[-1][:, -1], atol=1e-4)
 
 
 def test_constrained_sampling_recomputed():

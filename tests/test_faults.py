@@ -123,7 +123,9 @@ DAMAGE = {
     "history with another field": changed(lambda tensors, header: header["run"]["history"].update(shell="rm")),
     "wrong length of the pool": changed(lambda tensors, header: tensors.update({"objective.left": torch.tensor(-1)})),
     "a term that is not there": changed(lambda tensors, header: tensors.update({"objective.1.points": torch.zeros(3)})),
-    "moments of another optimiser": changed(lambda tensors, header: tensors.update({"optimizer.0.momentum": torch.zeros(3)})),
+    "moments of another optimiser": changed(
+        lambda tensors, header: tensors.update({"optimizer.0.momentum": torch.zeros(3)})
+    ),
     "a model too many": changed(lambda tensors, header: tensors.update({"guide.network.body.0.bias": torch.zeros(8)})),
     "lacks the run": changed(lambda tensors, header: header.pop("run")),
     "a run that is a list": changed(lambda tensors, header: header.update(run=[1])),

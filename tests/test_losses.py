@@ -264,7 +264,7 @@ def test_a_consistency_term_is_the_loss_of_the_pairs_it_draws():
 
 def test_pairs_of_the_pool_lie_on_one_trajectory_at_the_times_said():
     world = ctm.data.ring()
-    term = Consistency(world, "soft", pool=64, levels=16)
+    term = Consistency(world, "soft", pool=64, levels=48)
     (xt, t, xu, u, s), _ = term.pairs(*at_work(small(world), world, batch=200))
     assert bool(((t > u) & (u >= s)).all())
     assert (xu - world.G(xt, t, u)).abs().max() < 0.05 * world.sigma_data
@@ -282,13 +282,12 @@ def test_pairs_of_the_pool_lie_on_one_trajectory_at_the_times_said():
 @pytest.mark.parametrize("pool", [0, 64])
 def test_the_condition_of_a_pair_is_that_of_its_trajectory(pool):
     data = Guided(HALF, (1.0, 4.0), 0.2)
-    term = Consistency(HALF, pool=pool, levels=48)
+    term = Consistency(HALF, pool=pool, levels=48, substeps=1 if pool else 32)
     (xt, t, xu, u, _), table = term.pairs(*at_work(told(), data, batch=300))
     exact = HALF.given(table).G(xt, t, u)
     error = (xu - exact).norm(dim=1)
     mixed = (xu - HALF.given(table.roll(1, 0)).G(xt, t, u)).norm(dim=1)
-    share = 1.0 if pool else 0.3  # of the pairs; one solver step over a long way is rough
-    assert error.quantile(share) < 0.1
+    assert error.quantile(0.95) < 0.1
     assert mixed.mean() > 3 * error.mean()
     assert set(table[:, 0].tolist()) == {-1.0, 0.0, 1.0}
 
@@ -352,7 +351,9 @@ def test_noise_levels_are_drawn_as_said():
     logs = ctm.noise.lognormal_times(100_000, student, generator()).log()
     assert logs.mean().item() == pytest.approx(math.log(2 * 0.5) - 1.2, abs=0.02)
     assert logs.std().item() == pytest.approx(1.0, abs=0.02)
-    fractions = rho_fraction(ctm.noise.rho_times(100_000, student, generator()).double(), student.sigma_min, student.sigma_max)
+    fractions = rho_fraction(
+        ctm.noise.rho_times(100_000, student, generator()).double(), student.sigma_min, student.sigma_max
+    )
     assert stats.kstest(fractions.numpy(), stats.uniform.cdf).pvalue > 0.005
     fixed = Denoising(0, times=lambda n, model, rng: torch.full((n,), 0.3))
     models, draw, rng = at_work(student, ctm.data.ring())
@@ -404,10 +405,10 @@ def test_terms_say_what_they_are_but_not_their_teacher():
     assert repr(2 * both) != repr(both)
     assert repr(number(1, "mine") + Denoising(8)).startswith("mine + Denoising")
     assert len({repr(a + b) for a in (consistency, Denoising()) for b in (Denoising(), Adversarial())}) == 4
-    # what is not said in the same words must not be taken for the same
-    assert repr(2 * (number(1, "a") + Denoising(8)) + number(1, "b")) != repr(
-        2 * number(1, "a") + (Denoising(8) + number(1, "b"))
-    )
+    # what differs must not be said in the same words
+    a, b, c = (Denoising(k) for k in (1, 2, 3))
+    assert repr(2 * (a + b) + c) != repr(2 * a + (b + c))
+    assert repr(0.1 * a) != repr((0.1 + 1e-9) * a)
 
 
 def test_the_terms_of_a_sum_are_called_in_their_order():
@@ -523,7 +524,7 @@ def test_a_loss_of_ones_own_learns_the_map_as_a_function_and_as_a_term():
     for objective in (lagrangian(world), Lagrangian(world)):
         student = ctm.CTM(ctm.networks.MLP(2, width=64, layers=3, gain=8.0), world.sigma_data)
         before = ctm.metrics.flow_map_error(student, world, n=1000)
-        steps = 1000 if isinstance(objective, Term) else 20
+        steps = 400 if isinstance(objective, Term) else 20
         ctm.train(student, world, objective, steps, batch=192)
         ends.append((before, ctm.metrics.flow_map_error(student, world, n=1000)))
     print(ends)

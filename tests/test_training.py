@@ -65,6 +65,13 @@ def test_every_kind_of_training_learns_the_map(name):
     assert history.loss[-1] < 0.2 * history.loss[0] or name in ("dsm", "adaptive")  # DSM's own floor is not 0
 
 
+@pytest.fixture
+def small_pool(monkeypatch):
+    """Training from scratch with a smaller pool than its own."""
+    monkeypatch.setattr("ctm.training.loop.Consistency", Small)
+
+
+@pytest.mark.usefixtures("small_pool")
 def test_training_from_scratch_and_from_a_learned_teacher():
     world = ctm.data.one_gaussian()
     teacher, learned, scratch = small_model(world), small_model(world, seed=1), small_model(world, seed=2)
@@ -78,12 +85,13 @@ def test_training_from_scratch_and_from_a_learned_teacher():
     assert len(history.loss) == len(history.step)
 
 
+@pytest.mark.usefixtures("small_pool")
 def test_from_scratch_is_two_calls():
     world, by_hand, at_once = ctm.data.one_gaussian(), *(small_model(ctm.data.one_gaussian()) for _ in range(2))
     first = ctm.train(by_hand, world, Denoising(), 7, 3, batch=32)
     teacher = small_model(world)
     teacher.load_state_dict(by_hand.state_dict())
-    then = ctm.train(by_hand, world, Consistency(teacher) + 0.1 * Denoising(), 8, 3, batch=32)
+    then = ctm.train(by_hand, world, Small(teacher) + 0.1 * Denoising(), 8, 3, batch=32)
     both = ctm.train(at_once, world, steps=15, seed=3, batch=32)
     assert torch.equal(weights_of(by_hand), weights_of(at_once))
     assert both.loss == first.loss + then.loss
@@ -170,6 +178,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(name, stop, tmp_path, monkeypatch):
     assert torch.equal(weights_of(whole), weights_of(again))
 
 
+@pytest.mark.usefixtures("small_pool")
 @pytest.mark.parametrize("part", [0, 1])
 def test_training_from_scratch_goes_on_from_any_step_of_either_half(part, tmp_path, monkeypatch):
     world, path = ctm.data.one_gaussian(), tmp_path / "run.safetensors"
