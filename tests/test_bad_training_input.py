@@ -59,7 +59,7 @@ CALLS = {
     "objective is text": (TypeError, "objective must be callable", lambda: train(objective="consistency")),
     "no folder": (ValueError, "checkpoint must be a file in", lambda: train(checkpoint="no/where")),
     "data without sample": (TypeError, "data must have a method sample", lambda: train([1.0])),
-    "data are nothing": (TypeError, "data must have a method sample", lambda: train(None or 3)),
+    "data are nothing": (TypeError, "data must have a method sample", lambda: train(3)),
     "data of a list": (TypeError, r"data\.sample\(n\) must be a torch.Tensor", lambda: train(Sometimes([[0.0, 0.0]]))),
     "data of whole numbers": (TypeError, r"data\.sample\(n\)", lambda: train(Sometimes(torch.zeros(4, 2).long()))),
     "data without an axis": (ValueError, r"data\.sample\(n\)", lambda: train(Sometimes(torch.zeros(4)))),

@@ -269,14 +269,13 @@ def test_pairs_of_the_pool_lie_on_one_trajectory_at_the_times_said():
     assert bool(((t > u) & (u >= s)).all())
     assert (xu - world.G(xt, t, u)).abs().max() < 0.05 * world.sigma_data
     assert (xu - xt).norm(dim=1).median() > 0.5
-    # row by row: the stored points at the stored times
+    # row by row: the stored points and times at the levels that were drawn first of all
+    levels, pool = draw_levels(200, 48, "soft", 0.4, 0.5, generator()), term.trajectories
     for i in range(20):
-        found = (term.trajectories.points == xt[i]).all(2).nonzero()
-        row, k = found[0].tolist()
-        assert term.trajectories.times[row, k] == t[i]
-        j = (term.trajectories.times[row] == u[i]).nonzero()[0]
-        assert torch.equal(term.trajectories.points[row, j[0]], xu[i])
-        assert bool((term.trajectories.times[row] == s[i]).any())
+        row = int((pool.points == xt[i]).all(2).nonzero()[0, 0])
+        assert torch.equal(pool.points[row, levels.t[i]], xt[i])
+        assert torch.equal(pool.points[row, levels.u[i]], xu[i])
+        assert [time[i].item() for time in (t, u, s)] == [pool.times[row, k[i]].item() for k in levels]
 
 
 @pytest.mark.parametrize("pool", [0, 64])
@@ -527,7 +526,6 @@ def test_a_loss_of_ones_own_learns_the_map_as_a_function_and_as_a_term():
         steps = 400 if isinstance(objective, Term) else 20
         ctm.train(student, world, objective, steps, batch=192)
         ends.append((before, ctm.metrics.flow_map_error(student, world, n=1000)))
-    print(ends)
     assert ends[1][0] > 0.5
     assert ends[1][1] < 0.15
     twin = ctm.CTM(ctm.networks.MLP(2, width=64, layers=3, gain=8.0), world.sigma_data)

@@ -7,6 +7,7 @@ import sys
 import warnings
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -688,12 +689,12 @@ def bars(monkeypatch):
 
 @pytest.mark.parametrize("model", [small_model, lambda _: told_model()])
 def test_a_bar_is_shown_in_a_terminal_and_in_a_notebook_and_nowhere_else(model, bars, monkeypatch):
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    student = model(HALF)
+    student, shell = model(HALF), [None]
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell[0]))
     ctm.train(student, HALF, Small(HALF), 2, batch=8)
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    shell[0] = "a kernel"
     ctm.train(student, HALF, Small(HALF), 2, batch=8)
-    monkeypatch.delitem(sys.modules, "ipykernel")
+    shell[0] = None
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     ctm.train(student, HALF, Small(HALF), 2, batch=8)
     assert [bar["disable"] for bar in bars] == [True, False, False]
@@ -705,7 +706,7 @@ def test_a_bar_is_shown_in_a_kernel_unless_the_environment_forbids_it(disable, t
     script = tmp_path / "cell.py"
     script.write_text(
         "import sys, types, ctm\n"
-        "sys.modules['ipykernel'] = types.ModuleType('ipykernel')\n"
+        "sys.modules['IPython'] = types.SimpleNamespace(get_ipython=lambda: 'a kernel')\n"
         "world = ctm.data.one_gaussian()\n"
         "student = ctm.CTM(ctm.networks.MLP(1, width=8, layers=1), world.sigma_data)\n"
         "ctm.train(student, world, ctm.Denoising(0), 3, batch=8)\n"
@@ -718,8 +719,7 @@ def test_a_bar_is_shown_in_a_kernel_unless_the_environment_forbids_it(disable, t
     assert run.stdout == ""
 
 
-def test_nothing_is_printed_where_there_is_no_terminal(capfd, monkeypatch):
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+def test_nothing_is_printed_where_there_is_no_terminal(capfd):
     world = ctm.data.one_gaussian()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -170,7 +170,8 @@ def _watched() -> bool:
     outputs."""
     if os.environ.get("TQDM_DISABLE", "0") not in ("", "0"):
         return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    shell = sys.modules.get("IPython")
+    return sys.stderr.isatty() or (shell is not None and shell.get_ipython() is not None)
 
 
 @contextmanager
