@@ -219,7 +219,7 @@ def test_ctrl_c_in_the_middle_of_a_step_loses_nothing(kind, tmp_path):
 
         def __call__(self, models, draw, rng):
             loss = super().__call__(models, draw, rng)
-            if self.presses and models.step == 13:
+            if self.presses and models.step == 14:  # between two entries of the history
                 os.kill(os.getpid(), signal.SIGINT)
             return loss
 
@@ -231,7 +231,7 @@ def test_ctrl_c_in_the_middle_of_a_step_loses_nothing(kind, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         ctm.train(broken, world, first, checkpoint=path, **options)
     assert signal.getsignal(signal.SIGINT) is handler
-    assert ctm.checkpoints.read(path)[1]["run"]["done"] == 14
+    assert ctm.checkpoints.read(path)[1]["run"]["done"] == 15
     history = ctm.train(broken, world, Pressed(world, pool=128, levels=16), checkpoint=path, **options)
     assert torch.equal(weights_of(whole), weights_of(broken))
     assert history.loss == full_history.loss
@@ -392,10 +392,12 @@ def test_a_conditional_run_with_another_teacher_or_strength_is_refused(tmp_path)
     ctm.train(told_model(), Guided(HALF, (1.0, 4.0)), Small(HALF), **run)
     with pytest.raises(ValueError, match="teacher = "):
         ctm.train(told_model(), Guided(HALF, (1.0, 4.0)), Small(swapped), **run)
-    with pytest.raises(ValueError, match="= "):  # the same points, told otherwise
+    with pytest.raises(ValueError, match="data = "):  # the same points, told otherwise
         ctm.train(told_model(), Guided(HALF, (1.0, 2.0)), Small(HALF), **run)
-    with pytest.raises(ValueError, match="= "):
-        ctm.train(told_model(), Guided(swapped, (1.0, 4.0)), Denoising(0), **run)
+    run["checkpoint"] = tmp_path / "denoiser.safetensors"
+    ctm.train(told_model(), HALF, Denoising(0), **run)
+    with pytest.raises(ValueError, match="data = "):
+        ctm.train(told_model(), swapped, Denoising(0), **run)
 
 
 def test_data_that_ignore_the_generator_cannot_be_resumed(tmp_path):
@@ -430,7 +432,6 @@ def test_the_state_after_any_number_of_steps_can_be_taken_up(name):
         assert all(torch.equal(value, held[key]) for key, value in again.state_dict().items())
         if done < 5:
             assert state.step() == again.step()
-    assert torch.equal(weights_of(state.models.average), weights_of(again.models.average)) is False
 
 
 # --- what is trained, and what is not
