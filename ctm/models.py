@@ -132,12 +132,15 @@ class CTM(nn.Module, FlowMap):
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         r""":math:`g_\theta(x, t, s)` for times that broadcast against ``x``; nothing is checked."""
-        tau_t, tau_s = (c_noise(time).flatten().expand(len(x)) for time in (t, s))
+        dtype = self.dtype
+        # in float32 at least: half precision would not tell neighbouring noise levels apart
+        fine = torch.promote_types(dtype, torch.float32)
+        tau_t, tau_s = (c_noise(time).flatten().expand(len(x)).to(fine) for time in (t, s))
         skip, scale = self.scalings(t)
         center = self.center.to(x) if isinstance(self.center, Tensor) else self.center
         z = x if isinstance(center, float) and center == 0 else x - center
         kept = skip * z
-        inputs = (c_in(t, self.sigma_data) * z).to(self.dtype)
+        inputs = (c_in(t, self.sigma_data) * z).to(dtype)
         output = self.network(inputs, tau_t, tau_s)
         if output.shape != x.shape:
             raise ValueError(
