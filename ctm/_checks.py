@@ -165,7 +165,7 @@ def check_number(
             f"{name} must be {'an integer' if integer else 'a number'}, got {value!r}"
         )
     high = min(high, MOST) if integer and high == math.inf else high
-    lowest = low < plain if above else low <= plain
+    lowest = low < plain if above else low <= plain  # type: ignore[operator]
     if not (lowest and plain <= high and (isinstance(plain, int) or math.isfinite(plain))):
         bracket = "(" if above else "["
         raise ValueError(f"{name} must lie in {bracket}{low:g}, {high:g}], got {plain!r}")
