@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -156,11 +156,11 @@ def check_number(
 ) -> Any:
     """``value`` as Python's own number, finite and in ``[low, high]`` (``(low, high]`` with
     ``above``). Numbers of NumPy and tensors of one number are taken too."""
-    plain = value
+    plain, kind = value, cast(type, Integral if integer else Real)
     one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta
     if one or isinstance(value, np.generic):
         plain = value.item()
-    if isinstance(plain, bool) or not isinstance(plain, Integral if integer else Real):
+    if isinstance(plain, bool) or not isinstance(plain, kind):
         raise TypeError(
             f"{name} must be {'an integer' if integer else 'a number'}, got {value!r}"
         )
