@@ -28,8 +28,8 @@ ADVICE = {
     "Does the teacher move, in fine enough steps? Are the data scaled to sigma_data?",
     "semigroup": "two jumps do not meet one. Print t, u, s of a batch: t > u >= s? "
     "Is every pair drawn, the target held still, the teacher's solver fine enough?",
-    "spread": "points land too wide or narrow. Are axes scaled alike, no targets mixed?",
-    "samples": "jumps are sound, samples not. Do they start at sigma_max, by the average?",
+    "spread": "points land too wide or narrow. Are all axes scaled alike?",
+    "samples": "jumps are sound, samples not. Do they start at sigma_max?",
 }
 """What to look at first, by the name of the check."""
 

@@ -14,25 +14,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("xpu", 0)  # any that this machine has not
-MAKERS = {
-    getattr(torch, name)
-    for name in [
-        "zeros",
-        "ones",
-        "full",
-        "empty",
-        "eye",
-        "arange",
-        "linspace",
-        "logspace",
-        "tensor",
-        "rand",
-        "randn",
-        "randint",
-        "randperm",
-        "normal",
-    ]
-}
+MAKERS = {torch.zeros, torch.ones, torch.full, torch.empty, torch.eye, torch.arange, torch.linspace, torch.logspace}
+MAKERS |= {torch.tensor, torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal}
 DEVICE_OF = torch.Tensor.device.__get__
 MAY_MIX = {"copy_", "index", "index_put_", "_index_put_impl_"}  # a real device takes an index or a source from the processor
 
