@@ -249,17 +249,24 @@ def at_work(student, data, batch=32, steps=10, seed=0, **options):
     return Models(student, steps, **options), Draw(data, student, batch, rng), rng
 
 
-def test_a_consistency_term_is_the_loss_of_the_pairs_it_draws():
+@pytest.mark.parametrize("target_ema", [0.0, 0.9])
+@pytest.mark.parametrize(("kind", "compare"), [("global", "s"), ("soft", "s"), ("local", "x0")])
+def test_a_consistency_term_is_the_loss_of_the_pairs_it_draws(kind, compare, target_ema):
     world, student = ctm.data.ring(), small(ctm.data.ring())
-    for kind, compare in (("global", "s"), ("soft", "s"), ("local", "x0")):
-        term, twin = (Consistency(world, kind, compare, pool=64, levels=8) for _ in range(2))
-        models, draw, rng = at_work(student, world)
-        loss = term(models, draw, rng)
-        batch, condition = twin.pairs(*at_work(student, world))
-        target = copy.deepcopy(student).requires_grad_(False)
-        assert condition is None
-        assert torch.allclose(loss, consistency_loss(student, target, batch, compare))
-        assert loss.requires_grad
+    term, twin = (Consistency(world, kind, compare, pool=64, levels=8) for _ in range(2))
+    context = at_work(student, world, target_ema=target_ema)
+    target = copy.deepcopy(student).requires_grad_(False)
+    with torch.no_grad():
+        student.last_layer.mul_(2)  # so that an average differs from the student
+    if not target_ema:
+        target.load_state_dict(student.state_dict())
+    loss = term(*context)
+    batch, condition = twin.pairs(*at_work(student, world))
+    assert condition is None
+    expected = consistency_loss(student, target, batch, compare)
+    assert torch.allclose(loss, expected)
+    gradients = [torch.autograd.grad(each, student.last_layer)[0] for each in (loss, expected)]
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-7)
 
 
 def test_pairs_of_the_pool_lie_on_one_trajectory_at_the_times_said():
