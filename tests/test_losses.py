@@ -529,6 +529,7 @@ class Lagrangian(Term):
         return self.teacher.denoiser(x0, student.sigma_data).flatten().tolist()
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_learns_the_map_as_a_function_and_as_a_term():
     world, ends = ctm.data.ring(), []
     for objective in (lagrangian(world), Lagrangian(world)):
