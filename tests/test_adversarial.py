@@ -9,7 +9,17 @@ from helpers import generator
 from scipy import integrate, stats
 
 import ctm
-from ctm.losses import Adversarial, Consistency, Draw, Models, adaptive_weight, hinge_loss, r1_penalty
+from ctm.losses import (
+    Adversarial,
+    Consistency,
+    Draw,
+    Models,
+    adaptive_weight,
+    draw_levels,
+    grid_times,
+    hinge_loss,
+    r1_penalty,
+)
 from ctm.networks import Discriminator
 from ctm.training import State
 
@@ -161,7 +171,7 @@ def test_before_its_start_the_term_changes_nothing():
     assert torch.equal(*weights)
 
 
-def test_estimates_of_the_exact_map_are_data():
+def test_estimates_of_the_exact_map_are_the_ends_of_the_trajectories_through_noised_data():
     world = ctm.data.ring()
 
     class Exact:
@@ -174,11 +184,14 @@ def test_estimates_of_the_exact_map_are_data():
         def parameters(self):
             return iter([torch.zeros(1)])
 
-    exact, g = Exact(), generator(6)
-    fake = Adversarial().estimates(exact, Draw(world, exact, 3000, g), g)
-    real = world.sample(3000, generator=generator(4))
-    floor = ctm.metrics.energy_distance(world.sample(3000, generator=generator(5)), real)
-    assert ctm.metrics.energy_distance(fake, real) < 2 * floor
+    exact, g, twin = Exact(), generator(6), generator(6)
+    fake = Adversarial(levels=12).estimates(exact, Draw(world, exact, 64, g), g)
+    levels = draw_levels(64, 12, "global", 0.4, 0.5, twin)
+    x0, offset = world.sample(64, generator=twin), torch.rand(64, generator=twin)
+    t = grid_times(levels.t, 12, offset, exact.sigma_min, exact.sigma_max)[:, None]
+    xt = x0 + t * torch.randn(x0.shape, generator=twin)
+    assert len(set(t.flatten().tolist())) > 20
+    assert torch.allclose(fake, world.G(xt, t, exact.sigma_min), atol=1e-4)
 
 
 def test_estimates_of_classes_are_told_their_class():

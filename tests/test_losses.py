@@ -249,17 +249,24 @@ def at_work(student, data, batch=32, steps=10, seed=0, **options):
     return Models(student, steps, **options), Draw(data, student, batch, rng), rng
 
 
-def test_a_consistency_term_is_the_loss_of_the_pairs_it_draws():
+@pytest.mark.parametrize("target_ema", [0.0, 0.9])
+@pytest.mark.parametrize(("kind", "compare"), [("global", "s"), ("soft", "s"), ("local", "x0")])
+def test_a_consistency_term_is_the_loss_of_the_pairs_it_draws(kind, compare, target_ema):
     world, student = ctm.data.ring(), small(ctm.data.ring())
-    for kind, compare in (("global", "s"), ("soft", "s"), ("local", "x0")):
-        term, twin = (Consistency(world, kind, compare, pool=64, levels=8) for _ in range(2))
-        models, draw, rng = at_work(student, world)
-        loss = term(models, draw, rng)
-        batch, condition = twin.pairs(*at_work(student, world))
-        target = copy.deepcopy(student).requires_grad_(False)
-        assert condition is None
-        assert torch.allclose(loss, consistency_loss(student, target, batch, compare))
-        assert loss.requires_grad
+    term, twin = (Consistency(world, kind, compare, pool=64, levels=8) for _ in range(2))
+    context = at_work(student, world, target_ema=target_ema)
+    target = copy.deepcopy(student).requires_grad_(False)
+    with torch.no_grad():
+        student.last_layer.mul_(2)  # so that an average differs from the student
+    if not target_ema:
+        target.load_state_dict(student.state_dict())
+    loss = term(*context)
+    batch, condition = twin.pairs(*at_work(student, world))
+    assert condition is None
+    expected = consistency_loss(student, target, batch, compare)
+    assert torch.allclose(loss, expected)
+    gradients = [torch.autograd.grad(each, student.last_layer)[0] for each in (loss, expected)]
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-7)
 
 
 def test_pairs_of_the_pool_lie_on_one_trajectory_at_the_times_said():
@@ -477,6 +484,10 @@ def test_an_inner_sum_is_balanced_against_its_own_first_term():
     ratio = adaptive_weight(number(1.0)(*at_work(student, world)), dsm, student.last_layer)
     size = student.last_layer.square().sum()
     assert torch.allclose(loss, 1000 * size + 2 * (size + ratio * dsm), rtol=1e-5)
+    # and a term after it against the first of the whole
+    inner = 2 * (number(1.0) + 0 * Adversarial(start=1.0))
+    loss = (number(1000.0) + inner + Denoising(0, adaptive=True))(*at_work(student, world))
+    assert torch.allclose(loss, 1002 * size + 1000 * ratio * dsm, rtol=1e-5)
 
 
 @pytest.mark.parametrize("term", [Denoising(0, adaptive=True), Adversarial(start=0.0)])
@@ -518,12 +529,13 @@ class Lagrangian(Term):
         return self.teacher.denoiser(x0, student.sigma_data).flatten().tolist()
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_learns_the_map_as_a_function_and_as_a_term():
     world, ends = ctm.data.ring(), []
     for objective in (lagrangian(world), Lagrangian(world)):
         student = ctm.CTM(ctm.networks.MLP(2, width=64, layers=3, gain=8.0), world.sigma_data)
         before = ctm.metrics.flow_map_error(student, world, n=1000)
-        steps = 400 if isinstance(objective, Term) else 20
+        steps = 500 if isinstance(objective, Term) else 20
         ctm.train(student, world, objective, steps, batch=192)
         ends.append((before, ctm.metrics.flow_map_error(student, world, n=1000)))
     assert ends[1][0] > 0.5
