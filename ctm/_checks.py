@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from numbers import Integral, Real
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,7 +156,8 @@ def check_number(
 ) -> Any:
     """``value`` as Python's own number, finite and in ``[low, high]`` (``(low, high]`` with
     ``above``). Numbers of NumPy and tensors of one number are taken too."""
-    plain, kind = value, cast(type, Integral if integer else Real)
+    plain: Any = value
+    kind: Any = Integral if integer else Real
     one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta
     if one or isinstance(value, np.generic):
         plain = value.item()
