@@ -88,7 +88,7 @@ ERRORS: dict[str, Callable[[float, float, int], Error]] = {
 }
 
 
-class Ruler:
+class ExactDistances:
     """Distances of a set of points to the exact law at sigma_min, by sorted projections."""
 
     def __init__(self, world: ctm.GaussianMixture, points: int) -> None:
@@ -123,9 +123,9 @@ class Ruler:
 
 
 @lru_cache
-def ruler(world: str) -> tuple[Ruler, np.ndarray]:
-    """The ruler of a world, and its noise floor: the distances of 100 true sets."""
-    made = Ruler(WORLDS[world], POINTS[world])
+def exact_distances(world: str) -> tuple[ExactDistances, np.ndarray]:
+    """The exact distances of a world, and their noise floor: the distances of 100 true sets."""
+    made = ExactDistances(WORLDS[world], POINTS[world])
     generator = torch.Generator().manual_seed(999)
     return made, np.array([made.distances(made.truth(generator)) for _ in range(100)])
 
@@ -140,7 +140,7 @@ def destined(seed: int, points: int = 4000) -> tuple[Tensor, Tensor]:
 
 def judge(sampler: Callable[[Tensor, torch.Generator], Tensor], world: str, draws: int, seed: int) -> dict[str, float]:
     """What every row holds."""
-    measured, floor = ruler(world)
+    measured, floor = exact_distances(world)
     model = WORLDS[world]
     generator = torch.Generator().manual_seed(1000 + seed)
     found, widths = [], []
