@@ -89,7 +89,7 @@ class CTM(nn.Module, FlowMap):
         self.center, self.shift, self.scale = map(_offset, (center, shift, scale))
 
     def __init_subclass__(cls) -> None:
-        KINDS[cls.__name__] = cls
+        MODELS[cls.__name__] = cls
 
     @classmethod
     def for_data(cls, data: Data, network: nn.Module | None = None, seed: int = 0) -> CTM:
@@ -109,7 +109,7 @@ class CTM(nn.Module, FlowMap):
         classes = getattr(data, "classes", 0) if hasattr(data, "sample_labelled") else 0
         if network is None:
             network = networks.default(shape, conditions=classes + 1 if classes else 0, seed=seed)
-        kind = KINDS["ConditionalCTM"] if classes and cls is CTM else cls
+        kind = MODELS["ConditionalCTM"] if classes and cls is CTM else cls
         units = {"shift": getattr(data, "shift", 0.0), "scale": getattr(data, "scale", 1.0)}
         return kind(network, sigma_data, shape=shape, center=center, **units)
 
@@ -132,12 +132,15 @@ class CTM(nn.Module, FlowMap):
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         r""":math:`g_\theta(x, t, s)` for times that broadcast against ``x``; nothing is checked."""
-        tau_t, tau_s = (c_noise(time).flatten().expand(len(x)) for time in (t, s))
+        dtype = self.dtype
+        # in float32 at least: half precision would not tell neighbouring noise levels apart
+        fine = torch.promote_types(dtype, torch.float32)
+        tau_t, tau_s = (c_noise(time).flatten().expand(len(x)).to(fine) for time in (t, s))
         skip, scale = self.scalings(t)
         center = self.center.to(x) if isinstance(self.center, Tensor) else self.center
         z = x if isinstance(center, float) and center == 0 else x - center
         kept = skip * z
-        inputs = (c_in(t, self.sigma_data) * z).to(self.dtype)
+        inputs = (c_in(t, self.sigma_data) * z).to(dtype)
         output = self.network(inputs, tau_t, tau_s)
         if output.shape != x.shape:
             raise ValueError(
@@ -205,7 +208,7 @@ class CTM(nn.Module, FlowMap):
         return check_jump(x, t, s, self.sigma_min, self.sigma_max, self.shape)
 
 
-KINDS: dict[str, type[CTM]] = {"CTM": CTM}
+MODELS: dict[str, type[CTM]] = {"CTM": CTM}
 """Every kind of model by its name: subclasses add themselves.
 
 :meta hide-value:

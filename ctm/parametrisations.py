@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +32,25 @@ class Parametrised(CTM):
         network, sigma_data: as for :class:`ctm.models.CTM`.
         outer: a function of the model, ``t`` and ``s`` that returns :math:`a, b`.
         inner: a function of the model and ``t`` that returns :math:`c, d`.
+        options: as for :class:`ctm.models.CTM`.
     """
 
     def __init__(
-        self, network: nn.Module, sigma_data: float, outer: Outer, inner: Inner
+        self,
+        network: nn.Module,
+        sigma_data: float,
+        outer: Outer | str,
+        inner: Inner | str,
+        **options: Any,
     ) -> None:
-        super().__init__(network, sigma_data)
-        self.outer, self.inner = outer, inner
+        super().__init__(network, sigma_data, **options)
+        self.outer = OUTER[outer] if isinstance(outer, str) else outer
+        self.inner = INNER[inner] if isinstance(inner, str) else inner
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As for a CTM, with the names of the two structures."""
+        return super().config | {"outer": self.outer.__name__, "inner": self.inner.__name__}
 
     def extra_repr(self) -> str:
         """The names of the two structures: a resumed run must have the same."""
@@ -105,3 +118,8 @@ def cm(model: CTM, t: Tensor) -> Scalings:
 def no_inner(model: CTM, t: Tensor) -> Scalings:
     r""":math:`c = 0,\; d = 1`: the network's output is :math:`g` itself."""
     return 0.0, 1.0
+
+
+OUTER: dict[str, Outer] = {f.__name__: f for f in (euler, variance, mixed, no_outer)}
+INNER: dict[str, Inner] = {f.__name__: f for f in (edm, cm, no_inner)}
+"""The structures by name, as files say them."""

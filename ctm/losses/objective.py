@@ -180,7 +180,6 @@ class Sum(Term):
         for term, part in zip(self.terms, parts, strict=True):
             load_state_of(term, part)
 
-
     def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
         known = [term for term in self.terms if isinstance(term, Term)]
         return [figure for term in known for figure in term.probe(student, x0, condition)]
@@ -196,7 +195,8 @@ class Scaled(Term):
         return self.weight * self.term(models, draw, rng)
 
     def __repr__(self) -> str:
-        return f"{self.weight:g} * {name_of(self.term)}"
+        name = name_of(self.term)
+        return f"{self.weight!r} * {f'({name})' if isinstance(self.term, Sum) else name}"
 
     def state_dict(self) -> dict[str, Tensor]:
         return state_of(self.term)

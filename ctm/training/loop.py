@@ -9,11 +9,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ctm import checkpoints
@@ -65,9 +66,9 @@ def train(
             before prolong it. It is written every ``save_every`` steps, at the end, and when
             training is interrupted. :func:`ctm.load` reads the averaged model from it.
         save_every: steps between two writings of ``checkpoint``.
-        options: ``batch`` (320), points in a step; ``lr`` (8e-3), the peak learning rate of Adam,
-            with linear warm-up over 2% of the steps, then half a cosine down to 0; ``ema``
-            (.999), the decay of the average of the weights, ramped up from 0; ``target_ema`` (0),
+        options: ``batch`` (320), points in a step; ``lr``, the peak learning rate of Adam, with
+            linear warm-up over 2% of the steps, then half a cosine down to 0 (2e-3 for networks
+            for images, 8e-3 for others); ``ema`` (.999), the decay of the average of the weights, ramped up from 0; ``target_ema`` (0),
             the decay of the average that makes the target's jumps, 0 for the current weights;
             ``optimizer``, a function of the weights that makes another optimiser than Adam, whose
             learning rate then is the peak.
@@ -80,7 +81,7 @@ def train(
             written; the student then holds its average so far.
         FloatingPointError: the loss or the weights are not finite.
         TypeError, ValueError: an argument is not as said, or ``checkpoint`` belongs to another
-            run: other data, teacher, settings or seed.
+            run: other data, teacher, settings, seed or first weights.
         OSError: ``checkpoint`` cannot be written; an older one is still whole.
     """
     save_every = check_number(save_every, "save_every", 1, integer=True)
@@ -91,17 +92,23 @@ def train(
         )
     state = State(student, data, objective, steps, seed, **options)
     identity = {} if path is None else state.identity()
-    history, losses = History(), list[float]()
+    history, losses, start = History(), list[float](), _sums(student.state_dict())
     if path is not None and path.exists():
-        history, losses = _resume(state, path, identity)
+        history, losses, start = _resume(state, path, identity)
 
     def save() -> None:
         state.check()
         if path is not None:
-            progress = {"done": state.done, "steps": steps, "history": vars(history)}
-            run = identity | progress | {"losses": losses}
-            header = {"model": student.config, "run": run}
-            checkpoints.write(path, state.state_dict(), header)
+            tensors = state.state_dict()
+            run = identity | {
+                "done": state.done,
+                "steps": steps,
+                "history": vars(history),
+                "losses": losses,
+                "start": start,
+                "tensors": len(tensors),
+            }
+            checkpoints.write(path, tensors, {"model": student.config, "run": run})
 
     every = max(1, steps // 200)
     started = time.perf_counter() - history.seconds
@@ -157,8 +164,14 @@ def from_scratch(
 
 
 def _watched() -> bool:
-    """Whether somebody sees a progress bar: in a terminal, or in a notebook that is open."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    """Whether somebody sees a progress bar: in a terminal, or in a notebook that is open.
+
+    ``TQDM_DISABLE``, which tqdm reads only where it is told nothing, keeps it out of stored
+    outputs."""
+    if os.environ.get("TQDM_DISABLE", "0") not in ("", "0"):
+        return False
+    shell = sys.modules.get("IPython")
+    return sys.stderr.isatty() or (shell is not None and shell.get_ipython() is not None)
 
 
 @contextmanager
@@ -188,7 +201,7 @@ def _writable(path: Path) -> Path:
 
 def _resume(
     state: State, path: Path, identity: dict[str, Any]
-) -> tuple[History, list[float]]:
+) -> tuple[History, list[float], list[float]]:
     tensors, header = checkpoints.read(path)
     run = header.get("run")
     if not isinstance(run, dict):
@@ -200,7 +213,17 @@ def _resume(
             )
     if isinstance(run.get("steps"), int) and state.steps < run["steps"]:
         raise ValueError(f"steps must be {run['steps']} or more for {path}, got {state.steps}")
+    # the student holds its first weights, or after an interruption the average
+    own = _sums(state.models.student.state_dict())
+    average = _sums({k: v for k, v in tensors.items() if k.startswith("average.")})
+    if not (_same(run.get("start"), own) or _same(average, own)):
+        raise ValueError(
+            f"checkpoint {path} was written by a run that began with other weights than the "
+            "student's; make the student with the same seed"
+        )
     try:
+        if len(tensors) != run["tensors"]:
+            raise ValueError(f"it must hold {run['tensors']} tensors, got {len(tensors)}")
         state.load_state_dict(tensors, run["done"])
         history, losses = History(**run["history"]), run["losses"]
         check_number(history.seconds, "history.seconds", 0)
@@ -213,9 +236,14 @@ def _resume(
                 raise TypeError(f"{name} must be a list, got {type(values).__name__}")
             for value in values:
                 check_number(value, name)
-        return history, losses
+        return history, losses, run["start"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from error
+
+
+def _sums(weights: Mapping[str, Tensor]) -> list[float]:
+    """A figure of each tensor, by which a model is known again."""
+    return [float(weights[name].double().sum()) for name in sorted(weights)]
 
 
 def _same(held: Any, wanted: Any) -> bool:

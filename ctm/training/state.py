@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +53,7 @@ class State:
         seed: int = 0,
         *,
         batch: int = 320,
-        lr: float = 8e-3,
+        lr: float | None = None,
         ema: float = 0.999,
         target_ema: float = 0.0,
         optimizer: Optimizer | None = None,
@@ -69,7 +70,8 @@ class State:
             raise ValueError(f"student must have weights that take a gradient, but {reason}")
         self.data, self.objective = data, objective
         self.steps = check_number(steps, "steps", 1, integer=True)
-        self.lr = check_number(lr, "lr", 0, above=True)
+        lr = getattr(student.network, "lr", 8e-3) if lr is None else lr
+        self.lr = lr = check_number(lr, "lr", 0, above=True)
         self.ema = check_number(ema, "ema", 0, 1 - 1e-6)
         batch = check_number(batch, "batch", 1, integer=True)
         self.models = Models(student, self.steps, target_ema)
@@ -106,7 +108,8 @@ class State:
             FloatingPointError: the loss is not finite.
         """
         try:
-            loss = self.objective(self.models, self.draw, self.rng)
+            with _autocast_without_cache(self.draw.device.type):
+                loss = self.objective(self.models, self.draw, self.rng)
             value = loss.item()
         except NonFiniteError:  # points on their way through the loss
             value = math.nan
@@ -154,8 +157,9 @@ class State:
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise ValueError(f"{key} is not finite")
             group, _, name = key.partition(".")
-            moved = value if group == "generator" else value.to(self.draw.device)
-            groups.setdefault(group, {})[name] = moved
+            device = "cpu" if group == "generator" else self.draw.device
+            # copied: what a file gave may still lie in that file
+            groups.setdefault(group, {})[name] = value.to(device, copy=True)
         modules = self.models.modules()
         names = {"generator", "optimizer", "objective", *modules}
         if groups.keys() != names:
@@ -183,12 +187,23 @@ class State:
                 "data.sample must give the same points for the same generator, or a run "
                 "cannot be resumed: draw with the generator it is given"
             )
-        digest = hashlib.sha256(points.detach().cpu().contiguous().numpy().tobytes())
+        parts = [points] if condition is None else [points, condition]
+        digest = hashlib.sha256(
+            b"".join(part.detach().cpu().contiguous().numpy().tobytes() for part in parts)
+        )
         probe = getattr(self.objective, "probe", None)
         return self.settings | {
             "data": f"{tuple(points.shape[1:])} {digest.hexdigest()[:16]}",
             "teacher": probe(self.models.student, points, condition) if probe else [],
         }
+
+
+def _autocast_without_cache(device: str) -> AbstractContextManager[Any]:
+    """The autocast that is in force, but without its copies of the weights: it keeps them until
+    its block ends, and here the weights change at every step."""
+    if not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False)
 
 
 def rate(step: int, steps: int) -> float:
