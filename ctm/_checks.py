@@ -156,7 +156,7 @@ def check_number(
 ) -> Any:
     """``value`` as Python's own number, finite and in ``[low, high]`` (``(low, high]`` with
     ``above``). Numbers of NumPy and tensors of one number are taken too."""
-    plain = value
+    plain: Any = value
     one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta
     if one or isinstance(value, np.generic):
         plain = value.item()

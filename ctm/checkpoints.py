@@ -29,8 +29,9 @@ def save(model: CTM, path: str | Path, **card: Any) -> None:
     """Write ``model`` to ``path``, with further facts (seed, figures ...) as a card.
 
     Raises:
-        TypeError: the model is of no kind in :data:`ctm.models.MODELS`, its network not registered
-            (:func:`ctm.networks.register`), or the card nothing that JSON can write.
+        TypeError: the model is of no kind in :data:`ctm.models.MODELS`, its network not
+            registered (:func:`ctm.networks.register`), or the card nothing that JSON can
+            write.
         ValueError: the weights are not finite, or not of 16, 32 or 64 bits.
         OSError: the file cannot be written; an older one of that name is then still whole.
     """

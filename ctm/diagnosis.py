@@ -4,7 +4,7 @@ symptom."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, starmap
@@ -28,8 +28,8 @@ ADVICE = {
     "Does the teacher move, in fine enough steps? Are the data scaled to sigma_data?",
     "semigroup": "two jumps do not meet one. Print t, u, s of a batch: t > u >= s? "
     "Is every pair drawn, the target held still, the teacher's solver fine enough?",
-    "spread": "points land too wide or narrow. Are all axes scaled alike, no targets mixed?",
-    "samples": "jumps are sound, samples not. Do they start at sigma_max, averaged weights?",
+    "spread": "points land too wide or narrow. Are axes scaled alike, no targets mixed?",
+    "samples": "jumps are sound, samples not. Do they start at sigma_max, by the average?",
 }
 """What to look at first, by the name of the check."""
 
@@ -239,7 +239,9 @@ def doctor(flow_map: FlowMap, data: Data, *, n: int = 2000, seed: int = 0) -> Re
     return Report(tuple(checks))
 
 
-def _check(name: str, figures: list[Callable[[], float]], low: float, high: float) -> Check:
+def _check(
+    name: str, figures: Sequence[Callable[[], float]], low: float, high: float
+) -> Check:
     """The figure farthest from what is sound: from 1 where it may miss on both sides, else
     from 0. NaN is farthest of all; it is also said of a map that was to go on from NaN."""
     try:

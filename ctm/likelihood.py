@@ -238,8 +238,8 @@ def _directional(
     """``f(x)`` of shape ``(n, d)``, and its derivatives along ``directions`` ``(k, n, d)``,
     by forward-mode autograd."""
     along = vmap(lambda v: jvp(f, (x,), (v,)), out_dims=(None, 0))  # type: ignore[arg-type]
-    value, slopes = along(directions)
-    return value, slopes
+    both = along(directions)
+    return both[0], both[1]
 
 
 def _jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

@@ -208,11 +208,3 @@ def _walk(step: Step, model: Denoiser, x: Tensor, times: Times, path: bool) -> T
         x = (step if u > 0 else euler_step)(model, x, t, u)
         points.append(x)
     return torch.stack(points) if path else x
-
-
-def sample(model, n, steps=1, seed=0, *, condition=None, gamma=0.0):
-    from ctm._checks import seeded
-    g=seeded(seed)
-    x=noise(model,n,model.shape,generator=g)
-    m = model if condition is None else model.given(condition)
-    return model.restore(one_step(m,x))

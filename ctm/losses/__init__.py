@@ -1,5 +1,5 @@
-"""Losses: terms that are called with the models, a draw of data and a generator, and that add
-and scale."""
+"""Losses: terms that are called with the models, a draw of data and a generator, and that
+add and scale."""
 
 from ctm.losses.adversarial import Adversarial, hinge_loss, r1_penalty
 from ctm.losses.consistency import Consistency, consistency_loss

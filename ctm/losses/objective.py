@@ -1,4 +1,5 @@
-"""What a term of the loss is: anything called with the models, a draw of data and a generator."""
+"""What a term of the loss is: anything called with the models, a draw of data and a
+generator."""
 
 from __future__ import annotations
 
@@ -47,8 +48,9 @@ class Models:
 
     @property
     def target(self) -> CTM:
-        r"""The student held still, :math:`\mathrm{sg}`: an average of its weights with decay
-        ``target_ema``, or the current weights where that is 0. Its weights need no gradient."""
+        r"""The student held still, :math:`\mathrm{sg}`: an average of its weights with
+        decay ``target_ema``, or the current weights where that is 0. Its weights need no
+        gradient."""
         if not self.target_ema:
             self._move(2, 0.0)
         return self._target
@@ -72,9 +74,10 @@ class Models:
 class Draw:
     """Clean points of the data, and their condition.
 
-    ``draw(n)`` returns ``(points, condition)``: points ``(n, *data_shape)`` on the student's
-    device, and what the student is told of each, a tensor with one row a point, or None where
-    the data have no labels or the student takes no condition. ``draw()`` draws ``batch`` points.
+    ``draw(n)`` returns ``(points, condition)``: points ``(n, *data_shape)`` on the
+    student's device, and what the student is told of each, a tensor with one row a point,
+    or None where the data have no labels or the student takes no condition. ``draw()``
+    draws ``batch`` points.
     """
 
     def __init__(self, data: Data, student: CTM, batch: int, rng: torch.Generator) -> None:
@@ -101,12 +104,15 @@ class Draw:
             points = self.data.sample(n, generator=self.rng)
         self.shape = tuple(check_points(points, "data.sample(n)", self.shape).shape[1:])
         if len(points) != n:
-            raise ValueError(f"data.sample(n) must return n = {n} points, got {len(points)}")
+            raise ValueError(
+                f"data.sample(n) must return n = {n} points, got {len(points)}"
+            )
         return points.to(self.device), condition
 
 
 class Term:
-    """A term of the loss that adds and scales: ``Consistency(teacher) + 0.1 * Denoising()``.
+    """A term of the loss that adds and scales: ``Consistency(teacher) + 0.1 *
+    Denoising()``.
 
     A subclass gives ``__call__`` (:class:`Objective`), and overrides the other two where it
     carries a state of its own.
@@ -205,12 +211,15 @@ class Scaled(Term):
         load_state_of(self.term, state)
 
     def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
-        return self.term.probe(student, x0, condition) if isinstance(self.term, Term) else []
+        return (
+            self.term.probe(student, x0, condition) if isinstance(self.term, Term) else []
+        )
 
 
 def adaptive_weight(main: Tensor, auxiliary: Tensor, last_layer: Tensor) -> Tensor:
-    r""":math:`\lambda = |\nabla_{\theta_L} L_{main}| / |\nabla_{\theta_L} L_{aux}|` at the last
-    layer's weights :math:`\theta_L`, with no gradient (Esser et al. 2021; Kim et al. 2024)."""
+    r""":math:`\lambda = |\nabla_{\theta_L} L_{main}| / |\nabla_{\theta_L} L_{aux}|` at the
+    last layer's weights :math:`\theta_L`, with no gradient (Esser et al. 2021; Kim et al.
+    2024)."""
     norms = [
         torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm()
         for loss in (main, auxiliary)
@@ -219,7 +228,8 @@ def adaptive_weight(main: Tensor, auxiliary: Tensor, last_layer: Tensor) -> Tens
 
 
 def balance(models: Models, loss: Tensor) -> Tensor:
-    """:func:`adaptive_weight` of ``loss`` against the first term of the sum it stands in."""
+    """:func:`adaptive_weight` of ``loss`` against the first term of the sum it stands
+    in."""
     if models.first is None:
         raise ValueError("adaptive must be False in a loss whose first term this is")
     return adaptive_weight(models.first, loss, models.student.last_layer)
@@ -233,8 +243,8 @@ def ramped(decay: float, step: int) -> float:
 
 def move_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     r"""Exponential moving average of the weights,
-    :math:`\bar\theta \leftarrow decay\,\bar\theta + (1 - decay)\,\theta`. Buffers, such as the
-    running statistics of a batch norm, are copied."""
+    :math:`\bar\theta \leftarrow decay\,\bar\theta + (1 - decay)\,\theta`. Buffers, such as
+    the running statistics of a batch norm, are copied."""
     move_tensors(_tensors(average), _tensors(model), decay)
 
 
@@ -273,7 +283,8 @@ def name_of(term: object) -> str:
 
 
 def _is_model(value: object) -> bool:
-    """Whether a setting is a model, which is known again by what it says (:meth:`Term.probe`)."""
+    """Whether a setting is a model, which is known again by what it says
+    (:meth:`Term.probe`)."""
     return any(hasattr(value, method) for method in ("denoiser", "given"))
 
 

@@ -16,8 +16,8 @@ __all__ = ["MLP", "NETWORKS", "Discriminator", "Transformer", "UNet", "default",
 
 
 def default(shape: tuple[int, ...], conditions: int = 0, seed: int = 0) -> nn.Module:
-    """The network for points of this shape where none is given: a :class:`UNet` for images of
-    8 pixels a side or more, if its levels divide them, else an :class:`MLP`."""
+    """The network for points of this shape where none is given: a :class:`UNet` for images
+    of 8 pixels a side or more, if its levels divide them, else an :class:`MLP`."""
     if len(shape) in (2, 3) and min(shape[-2:]) >= 8:
         levels = 2 if min(shape[-2:]) <= 16 else 3
         if not any(side % 2 ** (levels - 1) for side in shape[-2:]):

@@ -49,29 +49,34 @@ def train(
 
         train(student, world, Consistency(teacher=world))              # an exact teacher
         train(student, data, Consistency(denoiser) + 0.1 * Denoising())  # a learned one
-        train(model, data, Denoising())                                # makes such a denoiser
-        train(student, data)                                           # from scratch
+        train(model, data, Denoising())                                # makes such a
+        denoiser train(student, data)                                           # from
+        scratch
 
     Args:
         student: the model.
         data: where clean points are drawn: a world, :class:`ctm.data.Points`, anything with
-            ``sample(n, generator=...)``. Data with classes tell them to a conditional student.
+            ``sample(n, generator=...)``. Data with classes tell them to a conditional
+            student.
         objective: the loss: terms of :mod:`ctm.losses`, their sum, or any function
-            ``objective(models, draw, rng)``. None trains from scratch (:func:`from_scratch`).
+            ``objective(models, draw, rng)``. None trains from scratch
+            (:func:`from_scratch`).
         steps: updates of the weights.
-        seed: seed of everything drawn in training. The same seed on the same machine gives the
-            same weights.
-        checkpoint: a file that holds the whole state. If it exists, training goes on from it and
-            ends with the same weights, bit for bit, as if never stopped; more ``steps`` than
-            before prolong it. It is written every ``save_every`` steps, at the end, and when
-            training is interrupted. :func:`ctm.load` reads the averaged model from it.
+        seed: seed of everything drawn in training. The same seed on the same machine gives
+            the same weights.
+        checkpoint: a file that holds the whole state. If it exists, training goes on from
+            it and ends with the same weights, bit for bit, as if never stopped; more
+            ``steps`` than before prolong it. It is written every ``save_every`` steps, at
+            the end, and when training is interrupted. :func:`ctm.load` reads the averaged
+            model from it.
         save_every: steps between two writings of ``checkpoint``.
-        options: ``batch`` (320), points in a step; ``lr``, the peak learning rate of Adam, with
-            linear warm-up over 2% of the steps, then half a cosine down to 0 (2e-3 for networks
-            for images, 8e-3 for others); ``ema`` (.999), the decay of the average of the weights, ramped up from 0; ``target_ema`` (0),
-            the decay of the average that makes the target's jumps, 0 for the current weights;
-            ``optimizer``, a function of the weights that makes another optimiser than Adam, whose
-            learning rate then is the peak.
+        options: ``batch`` (320), points in a step; ``lr``, the peak learning rate of Adam,
+            with linear warm-up over 2% of the steps, then half a cosine down to 0 (2e-3 for
+            networks for images, 8e-3 for others); ``ema`` (.999), the decay of the average
+            of the weights, ramped up from 0; ``target_ema`` (0), the decay of the average
+            that makes the target's jumps, 0 for the current weights; ``optimizer``, a
+            function of the weights that makes another optimiser than Adam, whose learning
+            rate then is the peak.
 
     Returns:
         The loss over the steps.
@@ -80,8 +85,8 @@ def train(
         KeyboardInterrupt: passed on when the step under way is whole and ``checkpoint`` is
             written; the student then holds its average so far.
         FloatingPointError: the loss or the weights are not finite.
-        TypeError, ValueError: an argument is not as said, or ``checkpoint`` belongs to another
-            run: other data, teacher, settings, seed or first weights.
+        TypeError, ValueError: an argument is not as said, or ``checkpoint`` belongs to
+            another run: other data, teacher, settings, seed or first weights.
         OSError: ``checkpoint`` cannot be written; an older one is still whole.
     """
     save_every = check_number(save_every, "save_every", 1, integer=True)
@@ -143,15 +148,18 @@ def from_scratch(
     checkpoint: Path | None = None,
     **options: Any,
 ) -> History:
-    """Train without a teacher, in two calls of :func:`train`: half of the steps make a denoiser
-    of the student; the rest distil it, with some denoising beside, which keeps it true.
+    """Train without a teacher, in two calls of :func:`train`: half of the steps make a
+    denoiser of the student; the rest distil it, with some denoising beside, which keeps it
+    true.
 
-    Arguments as for :func:`train`. Beside ``checkpoint`` the denoiser is kept, in a file of the
-    same name that ends in ``.denoiser.safetensors``.
+    Arguments as for :func:`train`. Beside ``checkpoint`` the denoiser is kept, in a file of
+    the same name that ends in ``.denoiser.safetensors``.
     """
     steps = check_number(steps, "steps", 2, integer=True)
     beside = checkpoint and checkpoint.with_suffix(f".denoiser{checkpoint.suffix}")
-    first = train(student, data, Denoising(), steps // 2, seed, checkpoint=beside, **options)
+    first = train(
+        student, data, Denoising(), steps // 2, seed, checkpoint=beside, **options
+    )
     teacher = copy.deepcopy(student).requires_grad_(False)
     objective = Consistency(teacher) + 0.1 * Denoising()
     rest = steps - steps // 2
@@ -179,7 +187,9 @@ def _interrupts_between_steps() -> Iterator[list[int]]:
     """Hold Ctrl-C back until the step under way is whole; the list is not empty once it was
     pressed."""
     pressed: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # only there can it be caught
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # only there can it be caught
         yield pressed
         return
     before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
@@ -190,12 +200,16 @@ def _interrupts_between_steps() -> Iterator[list[int]]:
 
 
 def _writable(path: Path) -> Path:
-    """``path`` if a file can be made there, by the rights that this process has now: said before
-    training, not after an hour of it."""
+    """``path`` if a file can be made there, by the rights that this process has now: said
+    before training, not after an hour of it."""
     if not path.parent.is_dir():
         raise ValueError(f"checkpoint must be a file in an existing folder, got {path}")
-    if not os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise PermissionError(f"checkpoint must be in a folder that can be written to, got {path}")
+    if not os.access(
+        path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids
+    ):
+        raise PermissionError(
+            f"checkpoint must be in a folder that can be written to, got {path}"
+        )
     return path
 
 
@@ -209,17 +223,20 @@ def _resume(
     for name, value in identity.items():
         if not _same(run.get(name), value):
             raise ValueError(
-                f"checkpoint {path} was written with {name} = {run.get(name)}, this run has {value}"
+                f"checkpoint {path} was written with {name} = {run.get(name)}, "
+                f"this run has {value}"
             )
     if isinstance(run.get("steps"), int) and state.steps < run["steps"]:
-        raise ValueError(f"steps must be {run['steps']} or more for {path}, got {state.steps}")
+        raise ValueError(
+            f"steps must be {run['steps']} or more for {path}, got {state.steps}"
+        )
     # the student holds its first weights, or after an interruption the average
     own = _sums(state.models.student.state_dict())
     average = _sums({k: v for k, v in tensors.items() if k.startswith("average.")})
     if not (_same(run.get("start"), own) or _same(average, own)):
         raise ValueError(
-            f"checkpoint {path} was written by a run that began with other weights than the "
-            "student's; make the student with the same seed"
+            f"checkpoint {path} was written by a run that began with other weights than "
+            "the student's; make the student with the same seed"
         )
     try:
         if len(tensors) != run["tensors"]:
@@ -247,7 +264,8 @@ def _sums(weights: Mapping[str, Tensor]) -> list[float]:
 
 
 def _same(held: Any, wanted: Any) -> bool:
-    """Whether two facts agree; of figures, to what another processor's rounding may change."""
+    """Whether two facts agree; of figures, to what another processor's rounding may
+    change."""
     if isinstance(wanted, list) and isinstance(held, list) and len(held) == len(wanted):
         size = max(map(abs, wanted), default=0.0)
         pairs = zip(held, wanted, strict=True)

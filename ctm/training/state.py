@@ -1,5 +1,5 @@
-"""The state of a training run and its one step: all that must be kept for the run to go on bit
-for bit."""
+"""The state of a training run and its one step: all that must be kept for the run to go on
+bit for bit."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ PROBES = 64  # points of the data by which a resumed run knows them again
 
 @dataclass
 class History:
-    """What a training run leaves behind: the mean loss of each stretch of steps, and the seconds
-    they took."""
+    """What a training run leaves behind: the mean loss of each stretch of steps, and the
+    seconds they took."""
 
     step: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
@@ -66,8 +66,12 @@ class State:
             raise TypeError(f"objective must be callable, got {type(objective).__name__}")
         weights = [part for part in student.parameters() if part.requires_grad]
         if not weights or not torch.is_grad_enabled():
-            reason = "all its weights are frozen" if not weights else "torch.no_grad is in force"
-            raise ValueError(f"student must have weights that take a gradient, but {reason}")
+            reason = (
+                "all its weights are frozen" if not weights else "torch.no_grad is in force"
+            )
+            raise ValueError(
+                f"student must have weights that take a gradient, but {reason}"
+            )
         self.data, self.objective = data, objective
         self.steps = check_number(steps, "steps", 1, integer=True)
         lr = getattr(student.network, "lr", 8e-3) if lr is None else lr
@@ -116,11 +120,13 @@ class State:
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"the loss is {value} at step {self.done} (lr {self.lr:g}, batch "
-                f"{self.draw.batch}): the weights have diverged or the data hold NaN; try a "
-                "smaller lr, and check what data.sample returns"
+                f"{self.draw.batch}): the weights have diverged or the data hold NaN; try "
+                "a smaller lr, and check what data.sample returns"
             )
         if not loss.requires_grad:
-            raise ValueError("objective must return a loss that depends on the student's weights")
+            raise ValueError(
+                "objective must return a loss that depends on the student's weights"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate(self.done, self.steps)
         self.optimizer.zero_grad()
@@ -131,7 +137,9 @@ class State:
 
     def check(self) -> None:
         """Raise FloatingPointError if the last update left weights that are not finite."""
-        if not all(bool(part.isfinite().all()) for part in self.models.average.parameters()):
+        if not all(
+            bool(part.isfinite().all()) for part in self.models.average.parameters()
+        ):
             raise FloatingPointError(
                 f"the weights are not finite after step {self.done}; try a smaller lr"
             )
@@ -141,15 +149,19 @@ class State:
         state = {"generator": self.rng.get_state()}
         for name, module in self.models.modules().items():
             state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
-        state |= {f"optimizer.{key}": v for key, v in optimizer_state(self.optimizer).items()}
-        return state | {f"objective.{key}": v for key, v in state_of(self.objective).items()}
+        state |= {
+            f"optimizer.{key}": v for key, v in optimizer_state(self.optimizer).items()
+        }
+        return state | {
+            f"objective.{key}": v for key, v in state_of(self.objective).items()
+        }
 
     def load_state_dict(self, state: dict[str, Tensor], done: int) -> None:
         """Take up the state that :meth:`state_dict` gave after ``done`` steps.
 
         Raises:
-            ValueError: a tensor is missing, or another one there, or one has another shape or is
-                not finite.
+            ValueError: a tensor is missing, or another one there, or one has another shape
+                or is not finite.
         """
         done = check_number(done, "done", 0, self.steps, integer=True)
         groups: dict[str, dict[str, Tensor]] = {"optimizer": {}, "objective": {}}
@@ -180,7 +192,9 @@ class State:
         Raises:
             ValueError: the data do not give the same points for the same generator.
         """
-        first, again = (Draw(self.data, self.models.student, 1, seeded(0)) for _ in range(2))
+        first, again = (
+            Draw(self.data, self.models.student, 1, seeded(0)) for _ in range(2)
+        )
         points, condition = first(PROBES)
         if not torch.equal(points, again(PROBES)[0]):
             raise ValueError(
@@ -199,14 +213,16 @@ class State:
 
 
 def _autocast_without_cache(device: str) -> AbstractContextManager[Any]:
-    """The autocast that is in force, but without its copies of the weights: it keeps them until
-    its block ends, and here the weights change at every step."""
+    """The autocast that is in force, but without its copies of the weights: it keeps them
+    until its block ends, and here the weights change at every step."""
     if not torch.is_autocast_enabled(device):
         return nullcontext()
     return torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False)
 
 
 def rate(step: int, steps: int) -> float:
-    """Share of the peak learning rate at ``step`` of ``steps``: linear warm-up over 2%, then half
-    a cosine down to 0."""
-    return min(1.0, (step + 1) / (0.02 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    """Share of the peak learning rate at ``step`` of ``steps``: linear warm-up over 2%,
+    then half a cosine down to 0."""
+    return (
+        min(1.0, (step + 1) / (0.02 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
