@@ -54,10 +54,10 @@ def measure(world: str, defaults: str, steps: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    for seed in SEEDS:
-        cells = [(world, "now", STEPS) for world in WORLDS] + [("clusters", "then", STEPS)]
-        cells += [("ring", "now", MORE), ("clusters", "now", MORE)]
-        jobs = [{"world": world, "defaults": defaults, "steps": steps, "seed": seed} for world, defaults, steps in cells]
+    cells = [("clusters", "then", STEPS), *((world, "now", STEPS) for world in WORLDS)]
+    cells += [("ring", "now", MORE), ("clusters", "now", MORE)]
+    for world, defaults, steps in cells:
+        jobs = [{"world": world, "defaults": defaults, "steps": steps, "seed": seed} for seed in SEEDS]
         run(RESULTS, jobs, measure)
 
 

@@ -5,8 +5,8 @@
 Every row is one model of the ring, one way of placing its calls, one gamma and one number of calls. "karras" is Karras's
 times; "late" puts all levels between the ends from 0.1 down to 0.05, equal in log t. 12 sets of 10,000 samples (the
 starting noise is the same for all rows with gamma = 0): sliced W1 and sliced W2 over their noise floors, each with its 95%
-interval; the share of strays, samples over four widths from every mode; and, where a sample has a place to be (gamma = 0), its distance
-from it. "heun" is EDM's usual 18 Heun steps over the learned denoiser. One thread, about five minutes; results are kept in
+interval; the share of strays, samples over four widths from every mode; and, where a sample has a place to be (gamma = 0),
+its distance from it. "heun" is EDM's usual 18 Heun steps over the learned denoiser. One thread, about five minutes; results are kept in
 studies/placing.json as they come.
 """
 
@@ -74,8 +74,8 @@ def measure_heun(solver: str, steps: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     cells = [("karras", 0.0, 1)] + [(place, g, n) for n in CALLS[1:] for g in (0.0, 1.0) for place in PLACES]
     jobs = [{"name": name, "placing": p, "gamma": g, "calls": n, "seed": 0} for p, g, n in cells for name in MODELS]
-    run(RESULTS, [{"solver": "heun", "steps": 18, "seed": 0}], measure_heun)
     run(RESULTS, jobs, measure)
+    run(RESULTS, [{"solver": "heun", "steps": 18, "seed": 0}], measure_heun)
 
 
 if __name__ == "__main__":
