@@ -6,8 +6,8 @@ Every row is one model of the ring, one way of placing its calls, one gamma and 
 times; "late" puts all levels between the ends from 0.1 down to 0.05, equal in log t. 12 sets of 10,000 samples (the
 starting noise is the same for all rows with gamma = 0): sliced W1 and sliced W2 over their noise floors, each with its 95%
 interval; the share of strays, samples over four widths from every mode; and, where a sample has a place to be (gamma = 0),
-its distance from it. "heun" is EDM's usual 18 Heun steps over the learned denoiser. One thread, about five minutes; results are kept in
-studies/placing.json as they come.
+its distance from it. "heun" is EDM's usual 18 Heun steps over the learned denoiser. One thread, about five minutes; results
+are kept in studies/placing.json as they come.
 """
 
 from pathlib import Path
