@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 import ctm
+from ctm.closed_forms import Line, Perturbed
 from ctm.noise import karras_times
 from ctm.samplers import euler, gamma_sampling, heun, multistep, noise
 from studies.checkpoints import FOLDER
@@ -32,44 +33,6 @@ SIZES = (0.02, 0.1)
 WORLDS = {"ring": ctm.data.ring(), "pair": ctm.data.two_gaussians()}
 POINTS = {"ring": 10_000, "pair": 20_000}
 Error = Callable[[Tensor, float, float, Tensor], Tensor]  # of x, t, s and the exact G(x, t, s)
-
-
-class Line(ctm.FlowMap):
-    """The exact flow map of a 1-D mixture by its quantiles, F_s(G(x, t, s)) = F_t(x)."""
-
-    def __init__(self, world: ctm.GaussianMixture) -> None:
-        self.world, self.sigma_data = world, world.sigma_data
-        self.sigma_min, self.sigma_max = world.sigma_min, world.sigma_max
-
-    def F(self, x: Tensor, t: float) -> Tensor:  # noqa: N802
-        """The distribution function of p_t."""
-        scaled = (x - self.world.means.T) / (self.world.stds**2 + t**2).sqrt()
-        return (self.world.weights * torch.special.ndtr(scaled)).sum(1)
-
-    def G(self, x: Tensor, t: float, s: float) -> Tensor:  # noqa: N802
-        spread = math.hypot(float(self.world.stds.max()), s)
-        reach = float(self.world.means.abs().max()) + 7 * spread
-        table = torch.linspace(-reach, reach, 20_001, dtype=torch.float64)[:, None]
-        found = np.interp(self.F(x, t), self.F(table, s), table[:, 0])
-        return torch.from_numpy(found)[:, None]
-
-    def denoiser(self, x: Tensor, t: float) -> Tensor:
-        return self.world.denoiser(x, t)
-
-
-class Perturbed(ctm.FlowMap):
-    """A flow map with an error put in on purpose: G(x, t, s) = exact + error."""
-
-    def __init__(self, exact: ctm.FlowMap, error: Error) -> None:
-        self.exact, self.error, self.sigma_data = exact, error, exact.sigma_data
-        self.sigma_min, self.sigma_max = exact.sigma_min, exact.sigma_max
-
-    def G(self, x: Tensor, t: float, s: float) -> Tensor:  # noqa: N802
-        there = self.exact.G(x, t, s)
-        return there + self.error(x, t, s, there)
-
-    def denoiser(self, x: Tensor, t: float) -> Tensor:
-        return self.exact.denoiser(x, t)
 
 
 def smooth(shape: Callable[[float, float, float], float]) -> Callable[[float, float, int], Error]:
@@ -125,7 +88,7 @@ ERRORS: dict[str, Callable[[float, float, int], Error]] = {
 }
 
 
-class Ruler:
+class ExactDistances:
     """Distances of a set of points to the exact law at sigma_min, by sorted projections."""
 
     def __init__(self, world: ctm.GaussianMixture, points: int) -> None:
@@ -160,9 +123,9 @@ class Ruler:
 
 
 @lru_cache
-def ruler(world: str) -> tuple[Ruler, np.ndarray]:
-    """The ruler of a world, and its noise floor: the distances of 100 true sets."""
-    made = Ruler(WORLDS[world], POINTS[world])
+def exact_distances(world: str) -> tuple[ExactDistances, np.ndarray]:
+    """The exact distances of a world, and their noise floor: the distances of 100 true sets."""
+    made = ExactDistances(WORLDS[world], POINTS[world])
     generator = torch.Generator().manual_seed(999)
     return made, np.array([made.distances(made.truth(generator)) for _ in range(100)])
 
@@ -177,7 +140,7 @@ def destined(seed: int, points: int = 4000) -> tuple[Tensor, Tensor]:
 
 def judge(sampler: Callable[[Tensor, torch.Generator], Tensor], world: str, draws: int, seed: int) -> dict[str, float]:
     """What every row holds."""
-    measured, floor = ruler(world)
+    measured, floor = exact_distances(world)
     model = WORLDS[world]
     generator = torch.Generator().manual_seed(1000 + seed)
     found, widths = [], []
