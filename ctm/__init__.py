@@ -2,6 +2,7 @@
 
 from ctm import (
     checkpoints,
+    closed_forms,
     conditional,
     data,
     diagnosis,
@@ -44,6 +45,7 @@ __all__ = [
     "History",
     "LabelledMixture",
     "checkpoints",
+    "closed_forms",
     "conditional",
     "data",
     "diagnosis",
