@@ -157,15 +157,16 @@ def check_number(
     """``value`` as Python's own number, finite and in ``[low, high]`` (``(low, high]`` with
     ``above``). Numbers of NumPy and tensors of one number are taken too."""
     plain: Any = value
+    kind: Any = Integral if integer else Real
     one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta
     if one or isinstance(value, np.generic):
         plain = value.item()
-    if isinstance(plain, bool) or not isinstance(plain, Integral if integer else Real):
+    if isinstance(plain, bool) or not isinstance(plain, kind):
         raise TypeError(
             f"{name} must be {'an integer' if integer else 'a number'}, got {value!r}"
         )
     high = min(high, MOST) if integer and high == math.inf else high
-    lowest = low < plain if above else low <= plain  # type: ignore[operator]
+    lowest = low < plain if above else low <= plain
     if not (lowest and plain <= high and (isinstance(plain, int) or math.isfinite(plain))):
         bracket = "(" if above else "["
         raise ValueError(f"{name} must lie in {bracket}{low:g}, {high:g}], got {plain!r}")

@@ -48,13 +48,17 @@ CALLS = {
     "no discriminator": (ValueError, "width must lie in", lambda: Adversarial(width=0)),
     "weight negative": (ValueError, "weight must lie in", lambda: -1.0 * Adversarial()),
     "weight is NaN": (ValueError, "weight must lie in", lambda: math.nan * Adversarial()),
-    "a number is no term": (TypeError, "a term must be callable, got float", lambda: Denoising() + 0.5),
-    "nothing added": (TypeError, "a term must be callable, got NoneType", lambda: None + Denoising()),
+    "a number is no term": (TypeError, "objective must be callable, and so each term, got float", lambda: Denoising() + 0.5),
+    "nothing added": (TypeError, "objective must be callable, and so each term, got NoneType", lambda: None + Denoising()),
     "adaptive alone": (ValueError, "adaptive must be False", lambda: train(objective=Denoising(0, adaptive=True))),
     "student is a world": (TypeError, "student must be a CTM", lambda: ctm.train(world, world, Denoising())),
     "student is a network": (TypeError, "student must be a CTM", lambda: train(student=ctm.networks.MLP(2))),
     "student is a class": (TypeError, "student must be a CTM", lambda: train(student=ctm.CTM)),
-    "objective is a dict": (TypeError, "objective must be callable, got dict", lambda: train(objective={"lr": 1})),
+    "objective is a dict": (
+        TypeError,
+        "objective must be callable, and so each term, got dict",
+        lambda: train(objective={"lr": 1}),
+    ),
     "objective is a world": (TypeError, "objective must be callable", lambda: train(objective=world)),
     "objective is text": (TypeError, "objective must be callable", lambda: train(objective="consistency")),
     "no folder": (ValueError, "checkpoint must be a file in", lambda: train(checkpoint="no/where")),
@@ -79,7 +83,7 @@ CALLS = {
         lambda: train(objective=losses.Term()),
     ),
     "a state for a term that has none": (ValueError, "has no state", lambda: Denoising().load_state_dict({"a": rng})),
-    "a state for a function": (ValueError, "has no state", lambda: losses.load_state_of(train, {"a": rng})),
+    "a state for a function": (ValueError, "has no state", lambda: losses.as_term(train).load_state_dict({"a": rng})),
 }
 
 
@@ -99,6 +103,7 @@ BAD = {
     "not negative": NOT_NUMBERS | {"negative": -1.0, "NaN": NAN, "infinite": INF},
     "share": NOT_NUMBERS | {"negative": -0.1, "above one": 1.1, "NaN": NAN, "infinite": INF},
     "decay": NOT_NUMBERS | {"negative": -0.1, "one": 1.0, "above one": 1.1, "NaN": NAN},
+    "rate": {k: v for k, v in NOT_NUMBERS.items() if v is not None} | {"zero": 0.0, "negative": -1.0, "NaN": NAN},
     "seed": NOT_NUMBERS | {"negative": -1, "half": 0.5, "NaN": NAN, "beyond 64 bits": 2**64},
     "flag": {"None": None, "text": "yes", "number": 1, "list": []},
     "choice": {"None": None, "text": "no such thing", "number": 3, "list": [], "dict": {}},
@@ -124,12 +129,12 @@ ARGUMENTS = {
     "train": (
         train,
         {"steps": ("count", 1), "seed": ("seed", 0), "save_every": ("count", 5), "batch": ("count", 4)}
-        | {"lr": ("positive", 0.01), "ema": ("decay", 0.5), "target_ema": ("decay", 0.5)},
+        | {"lr": ("rate", 0.01), "ema": ("decay", 0.5), "target_ema": ("decay", 0.5)},
     ),
     "State": (
         lambda **options: State(model(), world, Denoising(), **options),
         {"steps": ("count", 1), "seed": ("seed", 0), "batch": ("count", 4)}
-        | {"lr": ("positive", 0.01), "ema": ("decay", 0.5), "target_ema": ("decay", 0.5)},
+        | {"lr": ("rate", 0.01), "ema": ("decay", 0.5), "target_ema": ("decay", 0.5)},
     ),
     "draw_levels": (lambda kind: draw_levels(4, 8, kind, 0.4, 0.5, rng), {"kind": ("choice", "soft")}),
     "consistency_loss": (

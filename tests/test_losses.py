@@ -476,18 +476,26 @@ def test_an_adaptive_term_is_balanced_against_the_first_of_its_sum(weight):
     assert norms[0].item() == pytest.approx(norms[1].item(), rel=1e-4)
 
 
-def test_an_inner_sum_is_balanced_against_its_own_first_term():
+def test_a_scaled_sum_is_balanced_against_its_first_term_without_its_weight():
     world, student = ctm.data.ring(), small(ctm.data.ring())
-    inner = 2 * (number(1.0) + Denoising(0, adaptive=True))
-    loss = (number(1000.0) + inner)(*at_work(student, world))
+    loss = (2 * (3 * ctm.losses.as_term(number(1.0)) + Denoising(0, adaptive=True)))(*at_work(student, world))
     dsm = Denoising(0)(*at_work(student, world))
     ratio = adaptive_weight(number(1.0)(*at_work(student, world)), dsm, student.last_layer)
     size = student.last_layer.square().sum()
-    assert torch.allclose(loss, 1000 * size + 2 * (size + ratio * dsm), rtol=1e-5)
-    # and a term after it against the first of the whole
-    inner = 2 * (number(1.0) + 0 * Adversarial(start=1.0))
-    loss = (number(1000.0) + inner + Denoising(0, adaptive=True))(*at_work(student, world))
-    assert torch.allclose(loss, 1002 * size + 1000 * ratio * dsm, rtol=1e-5)
+    assert torch.allclose(loss, 6 * size + 2 * ratio * dsm, rtol=1e-5)
+
+
+def test_a_sum_inside_a_function_leaves_the_outer_first_term_as_it_was():
+    world, student = ctm.data.ring(), small(ctm.data.ring())
+
+    def inner(models, draw, rng):
+        return (ctm.losses.as_term(number(1.0)) + 0 * Adversarial(start=1.0))(models, draw, rng)
+
+    loss = (ctm.losses.as_term(number(1000.0)) + inner + Denoising(0, adaptive=True))(*at_work(student, world))
+    dsm = Denoising(0)(*at_work(student, world))
+    ratio = adaptive_weight(number(1.0)(*at_work(student, world)), dsm, student.last_layer)
+    size = student.last_layer.square().sum()
+    assert torch.allclose(loss, 1001 * size + 1000 * ratio * dsm, rtol=1e-5)
 
 
 @pytest.mark.parametrize("term", [Denoising(0, adaptive=True), Adversarial(start=0.0)])

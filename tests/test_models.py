@@ -208,7 +208,6 @@ def test_training_in_float64_and_bfloat16_weights(single):
     assert half.loss[-1] == pytest.approx(history.loss[-1], rel=0.2)
 
 
-@pytest.mark.xfail(strict=False, reason="checks read values; to be taken off once they do not")
 def test_the_jump_compiles_as_one_graph(single):
     model = single[0].requires_grad_(False)
     x = 10 * torch.randn(8, 2, generator=generator())
@@ -218,7 +217,6 @@ def test_the_jump_compiles_as_one_graph(single):
     assert torch.allclose(compiled(x, t, s), model.G(x, t, s), atol=1e-5)
 
 
-@pytest.mark.xfail(strict=False, reason="checks read values; to be taken off once they do not")
 def test_the_jump_can_be_mapped_over_times(single):
     model = single[0].requires_grad_(False)
     x, t = torch.randn(8, 2, generator=generator()), torch.linspace(1, 10, 5)

@@ -33,8 +33,8 @@ class Models:
         average: the exponential moving average of its weights, which training ends with.
         step: how many steps are done.
         steps: how many there will be.
-        first: in a sum of terms, the value of the first one, against which an adaptive
-            weight is measured; None while that one is computed.
+        first: in a sum of terms, the value of the first one without its weight, against
+            which an adaptive weight is measured; None while that one is computed.
     """
 
     def __init__(self, student: CTM, steps: int, target_ema: float = 0.0) -> None:
@@ -111,11 +111,10 @@ class Draw:
 
 
 class Term:
-    """A term of the loss that adds and scales: ``Consistency(teacher) + 0.1 *
-    Denoising()``.
+    """A term of the loss, which adds and scales.
 
-    A subclass gives ``__call__`` (:class:`Objective`), and overrides the other two where it
-    carries a state of its own.
+    A subclass gives ``__call__`` (:class:`Objective`), and overrides the other three where
+    it carries a state of its own. A plain function has none.
     """
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
@@ -128,7 +127,7 @@ class Term:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up what :meth:`state_dict` gave; raises ValueError if it does not fit."""
         if state:
-            raise ValueError(f"{type(self).__name__} has no state, got {sorted(state)[:4]}")
+            raise ValueError(f"{self!r} has no state, got {sorted(state)[:4]}")
 
     def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
         """Figures by which a resumed run knows what the term holds, such as its teacher."""
@@ -141,40 +140,58 @@ class Term:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __add__(self, other: Objective) -> Sum:
-        return Sum(*_terms(self), *_terms(other))
+        return Sum(*_parts(self), *_parts(other))
 
     def __radd__(self, other: Objective) -> Sum:
-        return Sum(*_terms(other), *_terms(self))
+        return Sum(*_parts(other), *_parts(self))
 
-    def __mul__(self, weight: float) -> Scaled:
-        return Scaled(weight, self)
+    def __mul__(self, weight: float) -> Sum:
+        weight = check_number(weight, "weight", 0)
+        return Sum(*((weight * own, term) for own, term in _parts(self)))
 
     __rmul__ = __mul__
 
 
-class Sum(Term):
-    """Terms added up."""
+class Function(Term):
+    """A plain function as a term."""
 
-    def __init__(self, *terms: Objective) -> None:
-        self.terms = terms
+    def __init__(self, function: Objective) -> None:
+        if not callable(function):
+            kind = type(function).__name__
+            raise TypeError(f"objective must be callable, and so each term, got {kind}")
+        self.function = function
+
+    def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
+        return self.function(models, draw, rng)
+
+    def __repr__(self) -> str:
+        return name_of(self.function)
+
+
+class Sum(Term):
+    """Terms with their weights."""
+
+    def __init__(self, *parts: tuple[float, Term]) -> None:
+        self.weights, self.terms = zip(*parts, strict=True)
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
         outer, models.first = models.first, None
-        total = models.first = self.terms[0](models, draw, rng)
-        for term in self.terms[1:]:
-            total = total + term(models, draw, rng)
+        models.first = self.terms[0](models, draw, rng)
+        total = self.weights[0] * models.first
+        for weight, term in zip(self.weights[1:], self.terms[1:], strict=True):
+            total = total + weight * term(models, draw, rng)
         models.first = outer
         return total
 
     def __repr__(self) -> str:
-        return " + ".join(map(name_of, self.terms))
+        pairs = zip(self.weights, self.terms, strict=True)
+        return " + ".join(
+            f"{w!r} * {term!r}" if w != 1 else repr(term) for w, term in pairs
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {
-            f"{i}.{key}": value
-            for i, term in enumerate(self.terms)
-            for key, value in state_of(term).items()
-        }
+        states = enumerate(term.state_dict() for term in self.terms)
+        return {f"{i}.{key}": value for i, state in states for key, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         parts: list[dict[str, Tensor]] = [{} for _ in self.terms]
@@ -184,36 +201,17 @@ class Sum(Term):
                 raise ValueError(f"the sum has no term for the state {key}")
             parts[int(index)][name] = value
         for term, part in zip(self.terms, parts, strict=True):
-            load_state_of(term, part)
+            term.load_state_dict(part)
 
     def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
-        known = [term for term in self.terms if isinstance(term, Term)]
-        return [figure for term in known for figure in term.probe(student, x0, condition)]
+        return [
+            figure for term in self.terms for figure in term.probe(student, x0, condition)
+        ]
 
 
-class Scaled(Term):
-    """A term times a number."""
-
-    def __init__(self, weight: float, term: Objective) -> None:
-        self.weight, self.term = check_number(weight, "weight", 0), term
-
-    def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
-        return self.weight * self.term(models, draw, rng)
-
-    def __repr__(self) -> str:
-        name = name_of(self.term)
-        return f"{self.weight!r} * {f'({name})' if isinstance(self.term, Sum) else name}"
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return state_of(self.term)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        load_state_of(self.term, state)
-
-    def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
-        return (
-            self.term.probe(student, x0, condition) if isinstance(self.term, Term) else []
-        )
+def as_term(objective: Objective) -> Term:
+    """``objective`` itself if it is a term, else a term that calls it."""
+    return objective if isinstance(objective, Term) else Function(objective)
 
 
 def adaptive_weight(main: Tensor, auxiliary: Tensor, last_layer: Tensor) -> Tensor:
@@ -264,21 +262,8 @@ def _tensors(model: torch.nn.Module) -> Moving:
     return list(model.parameters()), list(model.buffers())
 
 
-def state_of(term: Objective) -> dict[str, Tensor]:
-    """The state of a term; nothing for a plain function."""
-    return term.state_dict() if hasattr(term, "state_dict") else {}
-
-
-def load_state_of(term: Objective, state: Mapping[str, Tensor]) -> None:
-    """Give a term its state back."""
-    if hasattr(term, "load_state_dict"):
-        term.load_state_dict(state)
-    elif state:
-        raise ValueError(f"{name_of(term)} has no state, got {sorted(state)[:4]}")
-
-
 def name_of(term: object) -> str:
-    """A term's settings in words: its ``repr``, or the name of a plain function."""
+    """A setting in words: its ``repr``, or the name of a function."""
     return getattr(term, "__qualname__", None) or repr(term)
 
 
@@ -288,10 +273,10 @@ def _is_model(value: object) -> bool:
     return any(hasattr(value, method) for method in ("denoiser", "given"))
 
 
-def _terms(objective: Objective) -> tuple[Objective, ...]:
-    if not callable(objective):
-        raise TypeError(f"a term must be callable, got {type(objective).__name__}")
-    return objective.terms if isinstance(objective, Sum) else (objective,)
+def _parts(objective: Objective) -> list[tuple[float, Term]]:
+    if isinstance(objective, Sum):
+        return list(zip(objective.weights, objective.terms, strict=True))
+    return [(1.0, as_term(objective))]
 
 
 def _frozen(model: CTM) -> CTM:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ctm._checks import NonFiniteError, check_number, seeded
 from ctm.flow_map import Data
-from ctm.losses import Draw, Models, Objective, load_state_of, name_of, state_of
+from ctm.losses import Draw, Models, Objective, as_term
 from ctm.models import CTM
 from ctm.optimisers import load_optimizer, optimizer_state
 
@@ -62,8 +62,6 @@ class State:
             raise TypeError(f"student must be a CTM, got {type(student).__name__}")
         if not callable(getattr(data, "sample", None)):
             raise TypeError(f"data must have a method sample, got {type(data).__name__}")
-        if not callable(objective):
-            raise TypeError(f"objective must be callable, got {type(objective).__name__}")
         weights = [part for part in student.parameters() if part.requires_grad]
         if not weights or not torch.is_grad_enabled():
             reason = (
@@ -72,7 +70,7 @@ class State:
             raise ValueError(
                 f"student must have weights that take a gradient, but {reason}"
             )
-        self.data, self.objective = data, objective
+        self.data, self.objective = data, as_term(objective)
         self.steps = check_number(steps, "steps", 1, integer=True)
         lr = getattr(student.network, "lr", 8e-3) if lr is None else lr
         self.lr = lr = check_number(lr, "lr", 0, above=True)
@@ -94,7 +92,7 @@ class State:
             "ema": ema,
             "target_ema": target_ema,
             "optimizer": str(self.optimizer),
-            "objective": name_of(objective),
+            "objective": repr(self.objective),
             "student": f"{student} {student.config}",
         }
         for group in self.optimizer.param_groups:
@@ -153,7 +151,7 @@ class State:
             f"optimizer.{key}": v for key, v in optimizer_state(self.optimizer).items()
         }
         return state | {
-            f"objective.{key}": v for key, v in state_of(self.objective).items()
+            f"objective.{key}": v for key, v in self.objective.state_dict().items()
         }
 
     def load_state_dict(self, state: dict[str, Tensor], done: int) -> None:
@@ -180,7 +178,7 @@ class State:
             for name, module in modules.items():
                 module.load_state_dict(groups[name])
             load_optimizer(self.optimizer, groups["optimizer"])
-            load_state_of(self.objective, groups["objective"])
+            self.objective.load_state_dict(groups["objective"])
             self.rng.set_state(groups["generator"][""])
         except (RuntimeError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"the state is not that of this run: {error}") from error
@@ -205,10 +203,9 @@ class State:
         digest = hashlib.sha256(
             b"".join(part.detach().cpu().contiguous().numpy().tobytes() for part in parts)
         )
-        probe = getattr(self.objective, "probe", None)
         return self.settings | {
             "data": f"{tuple(points.shape[1:])} {digest.hexdigest()[:16]}",
-            "teacher": probe(self.models.student, points, condition) if probe else [],
+            "teacher": self.objective.probe(self.models.student, points, condition),
         }
 
 
