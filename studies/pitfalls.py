@@ -29,8 +29,8 @@ RESULTS = Path(__file__).with_suffix(".json")
 SEEDS = (0, 1, 2)
 STEPS = 1500
 RING = ctm.data.ring()
-# the tree was made from the runs on the ring; the others are held out
-WORLDS = {0: ctm.data.ring, 1: ctm.data.two_moons, 2: ctm.data.pinwheel, 3: ctm.data.checkerboard}
+# the tree was made from the runs on the ring; the other two are held out
+WORLDS = {0: ctm.data.ring, 1: ctm.data.two_moons, 2: ctm.data.pinwheel}
 FEWER = {"pool": 1024, "reuse": 192}  # the default recipe, with less time spent on the teacher
 
 
