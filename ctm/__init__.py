@@ -1,4 +1,4 @@
-"""Consistency trajectory models, small enough to read and checked against an exact oracle."""
+"""Consistency trajectory models, small enough to read, checked against an exact oracle."""
 
 from ctm import (
     checkpoints,

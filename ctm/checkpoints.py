@@ -1,10 +1,13 @@
-"""Files of weights: safetensors with a JSON card in the header. Written whole or not at all; never pickle."""
+"""Files of weights: safetensors, a JSON card in the header. Written whole; no pickle."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
+import secrets
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,70 +16,97 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ctm.conditional import ConditionalCTM
-from ctm.models import CTM
-from ctm.networks import MLP
+from ctm.models import CTM, MODELS
+from ctm.networks import NETWORKS
 
-NETWORKS = {"MLP": MLP}
-MODELS = {"CTM": CTM, "ConditionalCTM": ConditionalCTM}
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LEFT_OVER = (
+    3600.0  # seconds without a change, after which a part's writer was surely killed
+)
 
 
 def save(model: CTM, path: str | Path, **card: Any) -> None:
-    """Write ``model`` to ``path``, with any further facts (command, seed, figures ...) as a card.
+    """Write ``model`` to ``path``, with further facts (seed, figures ...) as a card.
 
     Raises:
-        ValueError: the weights are not finite, or not float32.
-        TypeError: the model or its network is not one of this package's, or the card cannot be written as JSON.
-        OSError: the file cannot be written; an older file of that name is then still whole.
+        TypeError: the model is of no kind in :data:`ctm.models.MODELS`, its network not
+            registered (:func:`ctm.networks.register`), or the card nothing that JSON can
+            write.
+        ValueError: the weights are not finite, or not of 16, 32 or 64 bits.
+        OSError: the file cannot be written; an older one of that name is then still whole.
     """
-    kind, name = type(model).__name__, type(model.network).__name__
-    if type(model) is not MODELS.get(kind):
-        raise TypeError(f"model must be one of {sorted(MODELS)} to be saved, got {kind}")
-    if type(model.network) is not NETWORKS.get(name):
-        raise TypeError(f"network must be one of {sorted(NETWORKS)} to be saved, got {name}")
-    for key, value in model.state_dict().items():
-        if value.dtype != torch.float32 or not bool(torch.isfinite(value).all()):
-            raise ValueError(f"model must have finite float32 weights to be saved, {key} has not")
-    model_card = {
-        "kind": kind,
-        "network": name,
-        "config": model.network.config,
-        "sigma_data": model.sigma_data,
-        "sigma_min": model.sigma_min,
-        "sigma_max": model.sigma_max,
-    }
-    write(path, model.state_dict(), {"model": model_card, "card": card})
+    network = model.network
+    for name, thing, known in (("model", model, MODELS), ("network", network, NETWORKS)):
+        kind = type(thing)
+        if kind is not known.get(kind.__name__):
+            raise TypeError(f"{name} must be one of {sorted(known)}, got {kind.__name__}")
+    tensors = model.state_dict()
+    for key, value in tensors.items():
+        if not _sound(value, value):
+            raise ValueError(
+                f"model must have finite weights of 16 to 64 bits, {key} has not"
+            )
+    write(path, tensors, {"model": model.config, "card": card})
 
 
 def load(path: str | Path) -> CTM:
-    """Read the model that :func:`save` wrote. No code from the file is run, and no more memory taken than it holds.
+    """Read the model that :func:`save` wrote, or the averaged one of a training run's file.
+
+    No code from the file is run, and no more memory taken than it holds. The model does not
+    depend on the file any longer; it is on the processor, in the dtype that was saved.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is not a whole checkpoint of this package; the message says what is wrong.
+        ValueError: not a whole checkpoint, or of a kind of model or network that is not
+            known here; the message says which.
     """
     tensors, header = read(path)
+    if "run" in header:  # the state of a run holds several models
+        own = {key: value for key, value in tensors.items() if key.startswith("average.")}
+        tensors = {key.removeprefix("average."): value for key, value in own.items()}
     try:
-        facts = header["model"]
-        model_class, network_class = MODELS[facts.get("kind", "CTM")], NETWORKS[facts["network"]]
-        if len(tensors) < facts["config"]["layers"]:
-            raise ValueError(f"{facts['config']['layers']} layers named, {len(tensors)} tensors held")
-        with torch.device("meta"):  # shapes without memory: compared with the file's before anything is allocated
-            network = network_class(**facts["config"])
-            model = model_class(network, facts["sigma_data"], facts["sigma_min"], facts["sigma_max"])
-        wanted = {key: (tuple(value.shape), value.dtype) for key, value in model.state_dict().items()}
-        held = {key: (tuple(value.shape), value.dtype) for key, value in tensors.items()}
-        if wanted != held:
-            wrong = sorted(key for key in wanted.keys() | held.keys() if wanted.get(key) != held.get(key))
-            raise ValueError(f"tensors differ from the card: {', '.join(wrong[:4])}")
-        if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-            raise ValueError("weights are not finite")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"path {path} is not a CTM checkpoint: {error}") from error
-    model.load_state_dict(tensors, assign=True)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+        if "model" not in header:
+            raise ValueError("its header describes no model")
+        with torch.device("meta"):  # shapes alone, compared before anything is allocated
+            wanted = _build(header["model"]).state_dict()
+        wrong = wanted.keys() ^ tensors.keys()
+        wrong |= {
+            key for key in wanted.keys() - wrong if not _sound(tensors[key], wanted[key])
+        }
+        if wrong:
+            names = ", ".join(sorted(wrong)[:4])
+            raise ValueError(f"tensors not finite, or not those of its model: {names}")
+        model = _build(header["model"])
+    except Exception as error:  # a constructor may raise anything at what the file says
+        message = f"path {path} is not a CTM checkpoint that can be loaded: {error}"
+        raise ValueError(message) from error
+    for key, _ in list(model.named_parameters())[:1]:  # buffers that no file holds follow
+        model.to(tensors[key].dtype)
+    for key, weights in model.state_dict(keep_vars=True).items():
+        weights.data = weights.data.to(tensors[key].dtype)
+    model.load_state_dict(tensors)
     return model
+
+
+def _build(config: dict[str, Any]) -> CTM:
+    """The model, with new weights, that has this ``config``."""
+    facts = {"kind": "CTM", **config}  # the first files had one kind only
+    for name, known in (("kind", MODELS), ("network", NETWORKS)):
+        if facts[name] not in known:
+            raise ValueError(f"{name} must be one of {sorted(known)}, got {facts[name]!r}")
+    for name in ("center", "shift", "scale"):
+        if isinstance(facts.get(name), list):
+            facts[name] = torch.tensor(facts[name], dtype=torch.float64, device="cpu")
+    kind, network = MODELS[facts.pop("kind")], NETWORKS[facts.pop("network")]
+    return kind(network(**facts.pop("config")), **facts)
+
+
+def _sound(held: Tensor, wanted: Tensor) -> bool:
+    """Whether ``held`` is finite and can stand for ``wanted``: any float for a float."""
+    if not wanted.is_floating_point():
+        return held.dtype == wanted.dtype and held.shape == wanted.shape
+    fits = held.dtype in FLOATS and held.shape == wanted.shape
+    return fits and bool(held.isfinite().all())
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
@@ -85,17 +115,21 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write tensors and a JSON header to a new file beside ``path``, flush it to disk, then rename it to ``path``.
+    """Write tensors and a JSON header to a new file, flush it, then rename it to ``path``.
+
+    Many may write to one path at once: the file is always whole, and that of the last.
 
     Raises:
-        OSError: the file cannot be written; an older file of that name is then still whole.
+        OSError: the file cannot be written; an older one of that name is then still whole.
     """
     path = Path(path)
-    contents = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
+    contents = {
+        k: value.detach().cpu().clone().contiguous() for k, value in tensors.items()
+    }
     data = to_bytes(contents, metadata={"ctm": json.dumps(header, allow_nan=False)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -104,13 +138,14 @@ def write(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) 
         temporary.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
-    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # of writers that were killed
-        if not _alive(part.suffixes[-2][1:]):
-            part.unlink(missing_ok=True)
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError):  # another writer was first, or it is not ours
+            if time.time() - part.stat().st_mtime > LEFT_OVER:
+                part.unlink()
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the new name last through a power cut, where the system can open a folder."""
+    """Make the new name last through a power cut, where a folder can be opened."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_DIRECTORY)
         try:
@@ -119,19 +154,10 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _alive(process: str) -> bool:
-    """Whether a process of this machine has this number."""
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except (ValueError, OverflowError, PermissionError):  # no number of ours, or somebody else's process
-        pass
-    return True
-
-
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the header of a file that :func:`write` made.
+
+    The tensors still lie in the file: check their shapes, then copy what is to be kept.
 
     Raises:
         FileNotFoundError: no such file.
@@ -144,7 +170,9 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["ctm"])
             if not isinstance(header, dict):
-                raise ValueError(f"its header must be a JSON object, got {type(header).__name__}")
-            return {key: file.get_tensor(key) for key in file.keys()}, header  # noqa: SIM118 (not a dict)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: too large to map
+                raise ValueError(f"its header must be an object, got {header!r:.40}")
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, header
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        # a RuntimeError: too large to map
         raise ValueError(f"path {path} is not a CTM checkpoint: {error}") from error

@@ -1,4 +1,5 @@
-"""Models that are told a condition, a class and a strength of guidance, and data that have one."""
+"""Models that are told a condition, a class and a strength of guidance, and data that have
+one."""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ from ctm.noise import rand
 class ConditionalCTM(CTM):
     r"""A family of flow maps :math:`G_\theta(x, t, s \mid c, w)` in one network.
 
-    :meth:`given` fixes the condition and returns a plain :class:`ctm.models.CTM` over the same
-    weights, so that losses, samplers and metrics need not know of conditions. Without it the
-    model is the unconditional one. For a condition of another kind than a class and a strength
-    override :meth:`embedding`.
+    :meth:`given` fixes the condition and returns a plain :class:`ctm.models.CTM` over the
+    same weights, so that losses, samplers and metrics need not know of conditions. Without
+    it the model is the unconditional one. For a condition of another kind than a class and
+    a strength override :meth:`embedding`.
 
     Args:
         network: a network with ``conditions`` one more than there are classes.
@@ -47,9 +48,9 @@ class ConditionalCTM(CTM):
         self.classes = told - 1
 
     def given(self, condition: Condition, w: float | Tensor | None = None) -> CTM:
-        r"""The model for one condition, or for one of each per sample: a class, labels ``(n,)``,
-        a table ``(n, 2)`` of labels and strengths, or None. ``w`` has no meaning without a
-        class."""
+        r"""The model for one condition, or for one of each per sample: a class, labels
+        ``(n,)``, a table ``(n, 2)`` of labels and strengths, or None. ``w`` has no meaning
+        without a class."""
         return CTM(
             _WithCondition(self.network, self.embedding(condition, w)),
             self.sigma_data,
@@ -62,8 +63,8 @@ class ConditionalCTM(CTM):
         )
 
     def embedding(self, condition: Condition, w: float | Tensor | None = None) -> Tensor:
-        """What the network sees, shape ``(n or 1, classes + 1)``: the class as a one-hot vector,
-        all zeros where there is none, followed by :math:`w - 1`."""
+        """What the network sees, shape ``(n or 1, classes + 1)``: the class as a one-hot
+        vector, all zeros where there is none, followed by :math:`w - 1`."""
         labels, strength = read_condition(condition, w, self.classes)
         device = next(self.parameters()).device
         labels, strength = labels.to(device), strength.to(device, torch.float32)
@@ -99,8 +100,8 @@ class Guided:
     r"""Data whose condition is a class and a strength of guidance :math:`w`, for training.
 
     A student told both learns to jump along the trajectories of the guided denoiser
-    :math:`D_w` of its teacher (:class:`GuidedModel`, or an exact labelled world), so that one
-    call of the student is one guided sample.
+    :math:`D_w` of its teacher (:class:`GuidedModel`, or an exact labelled world), so that
+    one call of the student is one guided sample.
 
     Args:
         data: points with classes.
@@ -150,14 +151,14 @@ class Guided:
 
 
 class GuidedModel:
-    r"""Classifier-free guidance (Ho and Salimans 2022) of a conditional model that also knows
-    the unconditional case:
+    r"""Classifier-free guidance (Ho and Salimans 2022) of a conditional model that also
+    knows the unconditional case:
 
     .. math:: D_w(x, t) = D(x, t) + w\,\bigl(D_c(x, t) - D(x, t)\bigr) .
 
-    :math:`w = 0` is the unconditional denoiser, :math:`w = 1` the conditional one; beyond 1 it
-    extrapolates. (In the paper's own letters this is :math:`(1 + w')\, D_c - w'\, D`, with
-    :math:`w' = w - 1`.)
+    :math:`w = 0` is the unconditional denoiser, :math:`w = 1` the conditional one; beyond 1
+    it extrapolates. (In the paper's own letters this is :math:`(1 + w')\, D_c - w'\, D`,
+    with :math:`w' = w - 1`.)
 
     Args:
         model: a model whose ``given(label)`` has a denoiser for each class and for None.

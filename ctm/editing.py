@@ -1,92 +1,126 @@
-"""Sampling under a linear constraint, and from a guide under partial noise: two edits that need no training."""
+"""Sampling under a linear constraint, and from a guide under partial noise: two edits that
+need no training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ctm._checks import check_number, check_points, check_schedule
 from ctm.flow_map import FlowMap
 from ctm.mixture import GaussianMixture
-from ctm.samplers import gamma_sampling
+from ctm.noise import rand, randn_like
+from ctm.samplers import Times, gamma_sampling
 
 
 class LinearConstraint:
     r"""The constraint :math:`A x = y`, with orthonormal rows, :math:`A A^T = I`.
 
-    Inpainting, super-resolution and colourisation differ in :math:`A` alone (:func:`inpainting`, :func:`superresolution`,
-    :func:`colourisation`). :math:`A^T y` is the shortest point that meets the constraint, and
-    :math:`x + A^T (y - A x)` the nearest to :math:`x`.
+    Inpainting, super-resolution and colourisation differ in :math:`A` alone
+    (:func:`inpainting`, :func:`superresolution`, :func:`colourisation`). :math:`A^T y` is
+    the shortest point that meets the constraint, and :math:`x + A^T (y - A x)` the nearest
+    to :math:`x`.
 
     Args:
-        matrix: :math:`A`, shape ``(m, d)`` with ``m < d``; a point has ``d`` numbers in all.
+        matrix: :math:`A`, shape ``(m, d)`` with ``m < d``; a point has ``d`` numbers in
+            all. It is copied, in float64, and goes where the points are.
         shape: the shape of a point, ``(d,)`` if None.
 
     Raises:
+        TypeError: ``matrix`` holds no numbers.
         ValueError: the rows are not orthonormal, or the sizes do not agree.
     """
 
     def __init__(self, matrix: Any, shape: tuple[int, ...] | None = None) -> None:
-        self.matrix = torch.as_tensor(matrix, dtype=torch.float64)
+        table = (
+            matrix.detach().cpu().double().numpy() if isinstance(matrix, Tensor) else matrix
+        )
+        try:
+            self.matrix = torch.from_numpy(np.array(table, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"matrix must hold numbers, got {type(matrix).__name__}"
+            ) from error
         if self.matrix.ndim != 2 or not 0 < self.matrix.shape[0] < self.matrix.shape[1]:
-            raise ValueError(f"matrix must have shape (m, d) with 0 < m < d, got {tuple(self.matrix.shape)}")
+            got = tuple(self.matrix.shape)
+            raise ValueError(f"matrix must have shape (m, d) with 0 < m < d, got {got}")
         m, d = self.matrix.shape
-        if not torch.allclose(self.matrix @ self.matrix.T, torch.eye(m, dtype=torch.float64), atol=1e-9):
-            raise ValueError("matrix must have orthonormal rows: matrix @ matrix.T is not the identity")
+        if not bool(((self.matrix @ self.matrix.T - _eye(m)).abs() < 1e-9).all()):
+            raise ValueError(
+                "matrix must have orthonormal rows: matrix @ matrix.T is not I"
+            )
         self.shape = (d,) if shape is None else tuple(shape)
         if torch.Size(self.shape).numel() != d:
             raise ValueError(f"shape must hold {d} numbers, got {self.shape}")
-        self.plane = torch.linalg.svd(self.matrix).Vh[m:]  # (d - m, d): an orthonormal basis of what A does not see
+        # (d - m, d): an orthonormal basis of what A does not see
+        self.plane = torch.linalg.svd(self.matrix).Vh[m:]
 
     def measure(self, x: Tensor) -> Tensor:
         r""":math:`y = A x`, shape ``(n, m)``."""
-        return check_points(x, "x", self.shape).reshape(len(x), -1) @ self.matrix.T.to(x.dtype)
+        return check_points(x, "x", self.shape).reshape(len(x), -1) @ self.matrix.T.to(x)
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
-        r""":math:`x + A^T (y - A x)`: the measured part replaced by ``y``, the rest kept. Shape of ``x``."""
-        return x + ((y - self.measure(x)) @ self.matrix.to(x.dtype)).reshape(x.shape)
+        r""":math:`x + A^T (y - A x)`: the measured part replaced by ``y``, the rest kept.
+        Shape of ``x``."""
+        return x + ((y - self.measure(x)) @ self.matrix.to(x)).reshape(x.shape)
 
     def conditional(self, world: GaussianMixture, y: Tensor) -> GaussianMixture:
-        r"""The exact :math:`p(z \mid A x = y)` for one ``y`` of shape ``(m,)``; :math:`z = B x` is the place in the plane.
+        r"""The exact :math:`p(z \mid A x = y)` for one ``y`` of shape ``(m,)``;
+        :math:`z = B x` is the place in the plane.
 
         :math:`A x` and :math:`z` are independent within a component, so that
 
-        .. math:: p(z \mid y) \propto \sum_k w_k\, N(y;\, A \mu_k, c_k^2 I)\; N(z;\, B \mu_k, c_k^2 I) .
+        .. math::
+
+            p(z \mid y) \propto
+            \sum_k w_k\, N(y;\, A \mu_k, c_k^2 I)\; N(z;\, B \mu_k, c_k^2 I) .
         """
         means = world.means.reshape(len(world.means), -1)
-        away = (means @ self.matrix.T - y.to(torch.float64)).square().sum(1)
-        logits = world.weights.log() - away / (2 * world.stds**2) - len(self.matrix) * world.stds.log()
-        return GaussianMixture(means @ self.plane.T, world.stds, logits.softmax(0))
+        away = (means @ self.matrix.T.to(means) - y.to(means)).square().sum(1)
+        logits = world.weights.log() - away / (2 * world.stds**2)
+        logits = logits - len(self.matrix) * world.stds.log()
+        return GaussianMixture(
+            means @ self.plane.T.to(means), world.stds, logits.softmax(0)
+        )
 
     def lift(self, z: Tensor, y: Tensor) -> Tensor:
         r"""The point :math:`A^T y + B^T z`. Shape ``(n, *shape)``."""
-        return (y @ self.matrix.to(z.dtype) + z @ self.plane.to(z.dtype)).reshape(-1, *self.shape)
+        return (y @ self.matrix.to(z) + z @ self.plane.to(z)).reshape(-1, *self.shape)
 
 
 def inpainting(known: Tensor) -> LinearConstraint:
-    """The coordinates where the mask ``known`` is True are given; its shape is that of a point."""
-    return LinearConstraint(torch.eye(known.numel(), dtype=torch.float64)[known.flatten()], tuple(known.shape))
+    """The coordinates where the mask ``known`` is True are given; its shape is that of a
+    point. TypeError unless it is a tensor of True and False."""
+    if not isinstance(known, Tensor) or known.dtype != torch.bool:
+        raise TypeError("known must be a torch.Tensor of True and False")
+    return LinearConstraint(_eye(known.numel())[known.flatten().cpu()], tuple(known.shape))
 
 
 def superresolution(side: int, block: int) -> LinearConstraint:
-    """The means of ``block`` x ``block`` pixels of a square image are given, times ``block``: rows have norm 1."""
-    check_number(side, "side", 2, integer=True)
-    check_number(block, "block", 2, side, integer=True)
+    """The means of ``block`` x ``block`` pixels of a square image are given, times
+    ``block``, so that rows have norm 1."""
+    side = check_number(side, "side", 2, integer=True)
+    block = check_number(block, "block", 2, side, integer=True)
     if side % block:
         raise ValueError(f"block must divide side, got {block} and {side}")
-    average = torch.eye(side // block, dtype=torch.float64).repeat_interleave(block, 1) / block**0.5
+    average = _eye(side // block).repeat_interleave(block, 1) / block**0.5
     return LinearConstraint(torch.kron(average, average), (side, side))
 
 
 def colourisation(shape: tuple[int, ...], channels: int = 3) -> LinearConstraint:
-    r"""The mean over the channels of each pixel, times :math:`\sqrt{channels}`, is given; points ``(channels, *shape)``."""
-    check_number(channels, "channels", 2, integer=True)
+    r"""The mean over the channels of each pixel, times :math:`\sqrt{channels}`, is given;
+    points have shape ``(channels, *shape)``."""
+    channels = check_number(channels, "channels", 2, integer=True)
     pixels = torch.Size(shape).numel()
-    grey = torch.full((1, channels), channels**-0.5, dtype=torch.float64)
-    return LinearConstraint(torch.kron(grey, torch.eye(pixels, dtype=torch.float64)), (channels, *shape))
+    grey = torch.full((1, channels), channels**-0.5, dtype=torch.float64, device="cpu")
+    return LinearConstraint(torch.kron(grey, _eye(pixels)), (channels, *shape))
+
+
+def _eye(size: int) -> Tensor:
+    return torch.eye(size, dtype=torch.float64, device="cpu")
 
 
 @torch.no_grad()
@@ -94,19 +128,24 @@ def constrained_sampling(
     flow_map: FlowMap,
     constraint: LinearConstraint,
     y: Tensor,
-    times: Iterable[float] | Tensor,
+    times: Times,
     repeats: int = 1,
     *,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Samples that meet :math:`A x = y` exactly, by the editing algorithm of consistency models (Song et al. 2023).
+    r"""Samples that meet :math:`A x = y` exactly, by the editing algorithm of consistency
+    models (Song et al. 2023, algorithm 4).
 
     From :math:`x = A^T y`, at each noise level :math:`t`, ``repeats`` times over:
 
-    .. math:: x \leftarrow G(x + t\,\epsilon,\, t,\, \sigma_{min}), \qquad x \leftarrow x + A^T (y - A x) .
+    .. math::
 
-    It needs no training and no gradient. It samples :math:`p(x \mid A x = y)` only in the limit of small ``t`` and many
-    repeats, where it is Langevin dynamics on the plane :math:`A x = y`.
+        x \leftarrow G(x + t\,\epsilon,\, t,\, \sigma_{min}), \qquad
+        x \leftarrow x + A^T (y - A x) .
+
+    It needs no training and no gradient. It samples :math:`p(x \mid A x = y)` only in the
+    limit of small ``t`` and many repeats, where it is Langevin dynamics on the plane
+    :math:`A x = y`.
 
     Args:
         flow_map: an exact, solved or learned flow map.
@@ -120,11 +159,11 @@ def constrained_sampling(
         Points of shape ``(n, *data_shape)``.
     """
     check_points(y, "y", (len(constraint.matrix),))
-    check_number(repeats, "repeats", 1, integer=True)
+    repeats = check_number(repeats, "repeats", 1, integer=True)
     x = constraint.lift(y.new_zeros(len(y), len(constraint.plane)), y)
     for t in check_schedule([*times, 0.0])[:-1]:
         for _ in range(repeats):
-            x = flow_map.G(x + t * torch.randn(x.shape, generator=generator, dtype=x.dtype), t, flow_map.sigma_min)
+            x = flow_map.G(x + t * randn_like(x, generator), t, flow_map.sigma_min)
             x = constraint.project(x, y)
     return x
 
@@ -132,12 +171,13 @@ def constrained_sampling(
 def partial_noise(
     flow_map: FlowMap,
     guide: Tensor,
-    times: Iterable[float] | Tensor,
+    times: Times,
     gamma: float = 0.0,
     *,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    r"""Make a rough ``guide`` look like data (SDEdit; Meng et al. 2022): noise it to ``times[0]``, then sample from there.
+    r"""Make a rough ``guide`` look like data (SDEdit; Meng et al. 2022): noise it to
+    ``times[0]``, then sample from there.
 
     .. math:: x_{t_0} = x_{guide} + t_0\,\epsilon, \qquad x = G(x_{t_0}, t_0, \sigma_{min})
 
@@ -152,26 +192,43 @@ def partial_noise(
     """
     check_points(guide, "guide")
     levels = check_schedule(times)
-    noise = torch.randn(guide.shape, generator=generator, dtype=guide.dtype)
-    return gamma_sampling(flow_map, guide + levels[0] * noise, levels, gamma, generator=generator)
+    start = guide + levels[0] * randn_like(guide, generator)
+    return gamma_sampling(flow_map, start, levels, gamma, generator=generator)
 
 
-def accept(log_ratio: Tensor, log_bound: float | None = None, *, generator: torch.Generator | None = None) -> Tensor:
-    r"""Rejection: keep a sample with probability :math:`r(x) / M`. Where :math:`r = p/q` and the samples come from
-    :math:`q`, those kept are samples of :math:`p`.
+def accept(
+    log_ratio: Tensor,
+    log_bound: float | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Rejection: keep a sample with probability :math:`r(x) / M`. Where :math:`r = p/q`
+    and the samples come from :math:`q`, those kept are samples of :math:`p`.
 
     Args:
         log_ratio: :math:`\log r(x)` of each sample, up to a constant, shape ``(n,)``.
-        log_bound: :math:`\log M \ge \log r`; the largest ``log_ratio`` given if None, as in discriminator rejection sampling
-            (Azadi et al. 2019), which is right only as the samples become many.
+        log_bound: :math:`\log M \ge \log r`; the largest ``log_ratio`` given if None, as in
+            discriminator rejection sampling (Azadi et al. 2019), which is right only as the
+            samples become many.
         generator: source of the decisions.
 
     Returns:
         True where a sample is kept, shape ``(n,)``.
+
+    Raises:
+        TypeError, ValueError: ``log_ratio`` is no table of floating point numbers, holds
+            NaN or infinity (minus infinity is allowed: never keep), or exceeds
+            ``log_bound``.
     """
-    bound = float(log_ratio.max()) if log_bound is None else log_bound
-    if log_ratio.ndim != 1 or bool((log_ratio > bound + 1e-9).any()):
-        raise ValueError(
-            f"log_ratio must have shape (n,) and not exceed log_bound = {bound:g}, got {tuple(log_ratio.shape)}"
-        )
-    return torch.rand(len(log_ratio), generator=generator) < (log_ratio - bound).exp()
+    if not isinstance(log_ratio, Tensor) or not log_ratio.is_floating_point():
+        raise TypeError(f"log_ratio must be a floating torch.Tensor, got {type(log_ratio)}")
+    if log_ratio.ndim != 1 or not log_ratio.numel():
+        raise ValueError(f"log_ratio must have shape (n,), got {tuple(log_ratio.shape)}")
+    top = float(log_ratio.max())  # NaN if any is
+    bound = check_number(top if log_bound is None else log_bound, "log_bound or log_ratio")
+    if not top <= bound + 1e-9:
+        raise ValueError(f"log_ratio must not exceed log_bound = {bound:g}, got {top:g}")
+    chance = (log_ratio - bound).exp()
+    return (
+        rand(log_ratio.shape, generator, dtype=chance.dtype, device=chance.device) < chance
+    )

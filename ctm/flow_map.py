@@ -65,7 +65,10 @@ class FlowMap(ABC):
 
 
 class Conditional(Protocol):
-    """A family of flow maps: ``given(condition)`` is the one for that condition."""
+    """A family of flow maps: ``given(condition)`` is the one for that condition, one of
+    ``classes``."""
+
+    classes: int
 
     def given(self, condition: Any) -> FlowMap: ...
 

@@ -21,7 +21,8 @@ def c_skip(t: Tensor, sigma_data: float) -> Tensor:
 
 
 def c_out(t: Tensor, sigma_data: float) -> Tensor:
-    r""":math:`c_{out}(t) = t\,\sigma_{data} / \sqrt{t^2 + \sigma_{data}^2}` (EDM, table 1)."""
+    r""":math:`c_{out}(t) = t\,\sigma_{data} / \sqrt{t^2 + \sigma_{data}^2}` (EDM, table
+    1)."""
     return t * sigma_data / torch.sqrt(t**2 + sigma_data**2)
 
 
@@ -40,22 +41,22 @@ class CTM(nn.Module, FlowMap):
 
     .. math::
 
-        G_\theta(x, t, s) &= \frac{s}{t}\, x + \Bigl(1 - \frac{s}{t}\Bigr)\, g_\theta(x, t, s) \\
-        g_\theta(x, t, s) &= c_{skip}(t)\, x
+        G_\theta(x, t, s) &= \frac{s}{t}\, x + \Bigl(1 - \frac{s}{t}\Bigr)\, g_\theta(x, t,
+        s) \\ g_\theta(x, t, s) &= c_{skip}(t)\, x
             + c_{out}(t)\, F_\theta\bigl(c_{in}(t)\, x, c_{noise}(t), c_{noise}(s)\bigr)
 
     so :math:`G_\theta(x, t, t) = x` for any network, and :math:`g_\theta(x, t, t)` is the
-    model's denoiser. Where the data have a mean far from 0, ``center``, the second line is in
-    :math:`x - center`.
+    model's denoiser. Where the data have a mean far from 0, ``center``, the second line is
+    in :math:`x - center`.
 
-    Points may be of any floating dtype: the network computes in that of its weights, the rest in
-    that of the points, in float32 at least.
+    Points may be of any floating dtype: the network computes in that of its weights, the
+    rest in that of the points, in float32 at least.
 
     Args:
         network: a module ``F(x, tau_t, tau_s)`` that returns a tensor like ``x``.
         sigma_data: standard deviation of the data, above 0.
-        sigma_min, sigma_max: range of the noise levels; 0.004 and 20 times ``sigma_data`` if not
-            given.
+        sigma_min, sigma_max: range of the noise levels; 0.004 and 20 times ``sigma_data``
+            if not given.
         shape: the shape of a point; any if None.
         center: the mean of the data, a number or of that shape.
         shift, scale: a point ``z`` is ``shift + scale * z`` in the data's own units
@@ -83,18 +84,20 @@ class CTM(nn.Module, FlowMap):
         self.sigma_min = low if sigma_min is None else sigma_min
         self.sigma_max = high if sigma_max is None else sigma_max
         self.sigma_min = check_number(self.sigma_min, "sigma_min", 0, above=True)
-        self.sigma_max = check_number(self.sigma_max, "sigma_max", self.sigma_min, above=True)
+        self.sigma_max = check_number(
+            self.sigma_max, "sigma_max", self.sigma_min, above=True
+        )
         self.network = network
         self.shape = None if shape is None else tuple(shape)
         self.center, self.shift, self.scale = map(_offset, (center, shift, scale))
 
     def __init_subclass__(cls) -> None:
-        KINDS[cls.__name__] = cls
+        MODELS[cls.__name__] = cls
 
     @classmethod
     def for_data(cls, data: Data, network: nn.Module | None = None, seed: int = 0) -> CTM:
-        """An untrained model for ``data``: network, ``sigma_data``, noise levels and units are
-        chosen from the data.
+        """An untrained model for ``data``: network, ``sigma_data``, noise levels and units
+        are chosen from the data.
 
         Args:
             data: anything with ``sample``. What it does not say itself (``shape``,
@@ -108,36 +111,45 @@ class CTM(nn.Module, FlowMap):
         shape, sigma_data, center = _measured(data)
         classes = getattr(data, "classes", 0) if hasattr(data, "sample_labelled") else 0
         if network is None:
-            network = networks.default(shape, conditions=classes + 1 if classes else 0, seed=seed)
-        kind = KINDS["ConditionalCTM"] if classes and cls is CTM else cls
+            network = networks.default(
+                shape, conditions=classes + 1 if classes else 0, seed=seed
+            )
+        kind = MODELS["ConditionalCTM"] if classes and cls is CTM else cls
         units = {"shift": getattr(data, "shift", 0.0), "scale": getattr(data, "scale", 1.0)}
         return kind(network, sigma_data, shape=shape, center=center, **units)
 
     def g(self, x: Tensor, t: Time, s: Time) -> Tensor:
-        r""":math:`g_\theta(x, t, s)`: the clean point that a straight step from ``t`` to ``s`` has
-        to aim at."""
-        return self(x, *self._times(x, t, s)).to(x.dtype)
+        r""":math:`g_\theta(x, t, s)`: the clean point that a straight step from ``t`` to
+        ``s`` has to aim at."""
+        z = self._fine(x)
+        return self(z, *self._times(z, t, s)).to(x.dtype)
 
     def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802
         r"""The jump :math:`G_\theta(x, t, s) = (s/t)\, x + (1 - s/t)\, g_\theta(x, t, s)`.
 
         Raises:
-            TypeError, ValueError: points or times are not as :class:`ctm.flow_map.FlowMap` says.
+            TypeError, ValueError: points or times are not as :class:`ctm.flow_map.FlowMap`
+                says.
         """
-        return self.jump(x, *self._times(x, t, s)).to(x.dtype)
+        z = self._fine(x)
+        return self.jump(z, *self._times(z, t, s)).to(x.dtype)
 
     def denoiser(self, x: Tensor, t: Time) -> Tensor:
         r""":math:`D_\theta(x, t) = g_\theta(x, t, t)`."""
         return self.g(x, t, t)
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        r""":math:`g_\theta(x, t, s)` for times that broadcast against ``x``; nothing is checked."""
-        tau_t, tau_s = (c_noise(time).flatten().expand(len(x)) for time in (t, s))
+        r""":math:`g_\theta(x, t, s)` for times that broadcast against ``x``; nothing is
+        checked."""
+        dtype = self.dtype
+        # in float32 at least: half precision would not tell neighbouring noise levels apart
+        fine = torch.promote_types(dtype, torch.float32)
+        tau_t, tau_s = (c_noise(time).flatten().expand(len(x)).to(fine) for time in (t, s))
         skip, scale = self.scalings(t)
         center = self.center.to(x) if isinstance(self.center, Tensor) else self.center
         z = x if isinstance(center, float) and center == 0 else x - center
         kept = skip * z
-        inputs = (c_in(t, self.sigma_data) * z).to(self.dtype)
+        inputs = (c_in(t, self.sigma_data) * z).to(dtype)
         output = self.network(inputs, tau_t, tau_s)
         if output.shape != x.shape:
             raise ValueError(
@@ -156,8 +168,8 @@ class CTM(nn.Module, FlowMap):
         return c_skip(t, self.sigma_data), c_out(t, self.sigma_data)
 
     def output_scale(self, t: Tensor, s: Tensor) -> Tensor:
-        r""":math:`c_{out}(t)\,(1 - s/t)`, the factor on the network's output in :meth:`G`; the loss
-        is measured in it."""
+        r""":math:`c_{out}(t)\,(1 - s/t)`, the factor on the network's output in :meth:`G`;
+        the loss is measured in it."""
         return c_out(t, self.sigma_data) * (1 - s / t)
 
     @property
@@ -172,11 +184,15 @@ class CTM(nn.Module, FlowMap):
         return next((w.dtype for w in self.network.parameters()), torch.float32)
 
     def restore(self, z: Tensor) -> Tensor:
-        """Points in the data's own units, ``shift + scale * z``: in float64 where the model has
-        such units, for a column may lie far from 0."""
+        """Points in the data's own units, ``shift + scale * z``: in float64 where the model
+        has such units, for a column may lie far from 0."""
         if isinstance(self.shift, float) and isinstance(self.scale, float):
-            return z if (self.shift, self.scale) == (0.0, 1.0) else self.shift + self.scale * z
-        shift, scale = (torch.as_tensor(v, device=z.device) for v in (self.shift, self.scale))
+            return (
+                z if (self.shift, self.scale) == (0.0, 1.0) else self.shift + self.scale * z
+            )
+        shift, scale = (
+            torch.as_tensor(v, device=z.device) for v in (self.shift, self.scale)
+        )
         return shift + scale * z.to(torch.float64)
 
     @property
@@ -201,11 +217,17 @@ class CTM(nn.Module, FlowMap):
             setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
         return self
 
+    @staticmethod
+    def _fine(x: Tensor) -> Tensor:
+        """``x`` in float32 at least: in half precision 1 - s/t would be lost."""
+        half = isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16)
+        return x.float() if half else x
+
     def _times(self, x: Tensor, t: Time, s: Time) -> tuple[Tensor, Tensor]:
         return check_jump(x, t, s, self.sigma_min, self.sigma_max, self.shape)
 
 
-KINDS: dict[str, type[CTM]] = {"CTM": CTM}
+MODELS: dict[str, type[CTM]] = {"CTM": CTM}
 """Every kind of model by its name: subclasses add themselves.
 
 :meta hide-value:
@@ -213,8 +235,8 @@ KINDS: dict[str, type[CTM]] = {"CTM": CTM}
 
 
 def jump(x: Tensor, t: Tensor, s: Tensor, g: Tensor) -> Tensor:
-    r""":math:`(s/t)\, x + (1 - s/t)\, g`: the straight step from ``(x, t)`` towards ``g``, as far as
-    ``s``."""
+    r""":math:`(s/t)\, x + (1 - s/t)\, g`: the straight step from ``(x, t)`` towards ``g``,
+    as far as ``s``."""
     return s / t * x + (1 - s / t) * g
 
 
@@ -230,8 +252,10 @@ def _measured(data: Data, n: int = 4096) -> tuple[tuple[int, ...], float, float 
     measured on ``n`` samples."""
     known = [getattr(data, name, None) for name in ("shape", "sigma_data", "center")]
     if None not in known:
-        return tuple(known[0]), float(known[1]), known[2]  # type: ignore[arg-type]
-    x = check_points(data.sample(n, generator=seeded(0)), "data.sample(n)").to(torch.float64)
+        return tuple(known[0]), float(known[1]), known[2]  # type: ignore[arg-type, return-value]
+    x = check_points(data.sample(n, generator=seeded(0)), "data.sample(n)").to(
+        torch.float64
+    )
     center = x.mean(0)
     sigma_data = float((x - center).square().mean().sqrt())
     if not sigma_data:

@@ -67,10 +67,14 @@ def randn(
 
 
 def rand(
-    shape: Sequence[int], rng: torch.Generator | None, *, device: Device = "cpu"
+    shape: Sequence[int],
+    rng: torch.Generator | None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: Device = "cpu",
 ) -> Tensor:
-    """Uniform float32 numbers in [0, 1), drawn as :func:`randn` draws."""
-    drawn = torch.rand(tuple(shape), generator=rng, dtype=torch.float32, device=home(rng))
+    """Uniform numbers in [0, 1), drawn as :func:`randn` draws."""
+    drawn = torch.rand(tuple(shape), generator=rng, dtype=dtype, device=home(rng))
     return drawn.to(device)
 
 

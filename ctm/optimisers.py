@@ -21,7 +21,9 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         for key, value in moments.items():
             if not isinstance(value, Tensor | int | float | None):
                 kind = type(optimizer).__name__
-                raise TypeError(f"{kind} keeps {key} as {type(value).__name__}: not to be saved")
+                raise TypeError(
+                    f"{kind} keeps {key} as {type(value).__name__}: not to be saved"
+                )
             if value is not None:
                 state[f"{index}.{key}"] = torch.as_tensor(value)
     return state
@@ -37,7 +39,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]
     wanted = {key: tuple(torch.as_tensor(value).shape) for key, value in kept.items()}
     wrong = [key for key, value in state.items() if wanted.get(key) != tuple(value.shape)]
     if wrong:
-        raise ValueError(f"the optimiser keeps no such state: {', '.join(sorted(wrong)[:4])}")
+        raise ValueError(
+            f"the optimiser keeps no such state: {', '.join(sorted(wrong)[:4])}"
+        )
     moments: dict[int, dict[str, Any]] = {}
     for key, value in state.items():
         index, _, name = key.partition(".")
@@ -54,4 +58,8 @@ def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
             weights.grad = torch.zeros_like(weights)
     trial.step()
     state = trial.state_dict()["state"]
-    return {f"{i}.{key}": value for i, moments in state.items() for key, value in moments.items()}
+    return {
+        f"{i}.{key}": value
+        for i, moments in state.items()
+        for key, value in moments.items()
+    }

@@ -1,4 +1,5 @@
-"""One look for every figure of the book: its colours, each with one meaning, and the drawings that recur."""
+"""One look for every figure of the book: its colours, each with one meaning, and the
+drawings that recur. Tensors may be on any device."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ COLOURS = {
     "teacher": "#CC79A7",
     "student": "#D55E00",
 }
-"""One colour, one meaning, in the whole book (Okabe and Ito's palette, which colour-blind readers can tell apart)."""
+"""One colour, one meaning, in the whole book (Okabe and Ito's palette, which colour-blind
+readers can tell apart)."""
 
 
 def use_style() -> None:
@@ -41,17 +43,21 @@ def use_style() -> None:
     )
 
 
-def scatter(ax: Axes, points: Tensor, kind: str, label: str | None = None, limit: float = 1.25) -> None:
-    """Draw 2-D ``points`` as small dots in the colour of ``kind`` (a key of :data:`COLOURS`), axes equal and bare."""
-    x = points.detach().numpy()
-    ax.scatter(x[:, 0], x[:, 1], s=2.5, lw=0, alpha=0.6, color=COLOURS[kind], label=label, rasterized=True)
+def scatter(
+    ax: Axes, points: Tensor, kind: str, label: str | None = None, limit: float = 1.25
+) -> None:
+    """Draw 2-D ``points`` as small dots in the colour of ``kind`` (a key of
+    :data:`COLOURS`), axes equal and bare."""
+    look: dict[str, Any] = {"s": 2.5, "lw": 0, "alpha": 0.6, "color": COLOURS[kind]}
+    ax.scatter(*_numbers(points).T[:2], label=label, rasterized=True, **look)
     ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
     ax.set_xlabel("$x_1$")
     ax.set_ylabel("$x_2$")
 
 
 def time_axis(ax: Axes, t_max: float, *, label: bool = True) -> None:
-    """A horizontal time axis from noise (left) to data (right), in the square root of ``t``: room near the data."""
+    """A horizontal time axis from noise (left) to data (right), in the square root of
+    ``t``, which leaves room near the data."""
     ax.set_xscale("function", functions=(lambda t: np.sqrt(np.maximum(t, 0)), np.square))
     ticks = [tick for tick in (0, 0.1, 0.5, 1, 2, 5, 10, 20, 30) if tick <= t_max]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -61,35 +67,45 @@ def time_axis(ax: Axes, t_max: float, *, label: bool = True) -> None:
 
 
 def density(ax: Axes, world: GaussianMixture, t_max: float, limit: float) -> None:
-    """Shade a 1-D world's noised density over time and place; each moment is scaled to its own maximum."""
-    times = torch.linspace(0, t_max**0.5, 240, dtype=torch.float64) ** 2
-    x = torch.linspace(-limit, limit, 300, dtype=torch.float64)[:, None]
-    columns = [world.log_prob(x, t.item()).exp() for t in times]
-    image = torch.stack([column / column.max() for column in columns], 1).numpy()
-    ax.pcolormesh(times.numpy(), x[:, 0].numpy(), image, alpha=0.35, shading="nearest", rasterized=True)
+    """Shade a 1-D world's noised density over time and place; each moment is scaled to its
+    own maximum."""
+    times = np.linspace(0, t_max**0.5, 240) ** 2
+    x = _line(world, limit, 300)
+    columns = [world.log_prob(x, float(t)).exp() for t in times]
+    image = _numbers(torch.stack([column / column.max() for column in columns], 1))
+    place = _numbers(x[:, 0])
+    ax.pcolormesh(times, place, image, alpha=0.35, shading="nearest", rasterized=True)
     ax.set_ylim(-limit, limit)
 
 
-def paths(ax: Axes, times: Sequence[float] | Tensor, path: Tensor, kind: str, **options: Any) -> None:
-    """Draw 1-D trajectories ``path`` of shape ``(len(times), n, 1)`` over their times, in the colour of ``kind``."""
+def paths(
+    ax: Axes, times: Sequence[float] | Tensor, path: Tensor, kind: str, **options: Any
+) -> None:
+    """Draw 1-D trajectories ``path`` of shape ``(len(times), n, 1)`` over their times, in
+    the colour of ``kind``."""
     look: dict[str, Any] = {"lw": 1.0, "color": COLOURS[kind]} | options
-    ax.plot(np.asarray(times), path[..., 0].detach().numpy(), **look)
+    ax.plot(_numbers(times), _numbers(path[..., 0]), **look)
 
 
-def histogram(ax: Axes, points: Tensor, kind: str, limit: float, bins: int = 80, **options: Any) -> None:
+def histogram(
+    ax: Axes, points: Tensor, kind: str, limit: float, bins: int = 80, **options: Any
+) -> None:
     """The density of 1-D samples as a filled histogram in the colour of ``kind``."""
-    x = points.detach().flatten().numpy()
     look: dict[str, Any] = {"alpha": 0.45, "color": COLOURS[kind]} | options
-    ax.hist(x, bins=bins, range=(-limit, limit), density=True, histtype="stepfilled", **look)
+    x, ends = _numbers(points).flatten(), (-limit, limit)
+    ax.hist(x, bins=bins, range=ends, density=True, histtype="stepfilled", **look)
 
 
 def three_panels(
-    world: GaussianMixture, columns: dict[str, tuple[Sequence[float] | Tensor, Tensor]], shown: int = 24
+    world: GaussianMixture,
+    columns: dict[str, tuple[Sequence[float] | Tensor, Tensor]],
+    shown: int = 24,
 ) -> None:
     r"""Prior, trajectories and samples of several samplers side by side, for a 1-D world.
 
-    Points are drawn as :math:`x_t\, \sigma_{data} / \sqrt{\sigma_{data}^2 + t^2}`, which keeps the spread the same at every
-    noise level, so that the three rows share one horizontal axis.
+    Points are drawn as :math:`x_t\, \sigma_{data} / \sqrt{\sigma_{data}^2 + t^2}`, which
+    keeps the spread the same at every noise level, so that the three rows share one
+    horizontal axis.
 
     Args:
         world: the truth, drawn in grey on top.
@@ -98,7 +114,8 @@ def three_panels(
     """
     sd = world.sigma_data
     limit = 2.3 * sd
-    grid = torch.linspace(-limit, limit, 400, dtype=torch.float64)[:, None]
+    line = _line(world, limit, 400)
+    grid, truth = _numbers(line[:, 0]), _numbers(world.log_prob(line).exp())
     _, axes = plt.subplots(
         3,
         len(columns),
@@ -108,19 +125,36 @@ def three_panels(
         height_ratios=[2, 3, 1.3],
         squeeze=False,
     )
-    for (title, (times, path)), (top, middle, bottom) in zip(columns.items(), axes.T, strict=True):
-        t = torch.as_tensor(times, dtype=path.dtype)
-        scaled = path[..., 0] * (sd / (sd**2 + t**2).sqrt())[:, None]
-        top.plot(grid[:, 0], world.log_prob(grid).exp(), color=COLOURS["data"], label="data")
+    for (title, (times, path)), (top, middle, bottom) in zip(
+        columns.items(), axes.T, strict=True
+    ):
+        t = _numbers(times)
+        scaled = _numbers(path[..., 0]) * (sd / np.sqrt(sd**2 + t**2))[:, None]
+        top.plot(grid, truth, color=COLOURS["data"], label="data")
         histogram(top, scaled[-1], "student", limit, label="samples")
         top.set_title(title)
-        middle.plot(scaled[:, :shown], t, color=COLOURS["student"], lw=0.8, marker=".", ms=3)
+        middle.plot(
+            scaled[:, :shown], t, color=COLOURS["student"], lw=0.8, marker=".", ms=3
+        )
         middle.set_yscale("log")
         histogram(bottom, scaled[0], "noise", limit)
         bottom.set_xlabel("$x$, scaled to the spread of the data")
     middle.set_xlim(-limit, limit)
-    for axis, label in zip(axes[:, 0], ("density", "noise level $t$", "prior"), strict=True):
+    for axis, label in zip(
+        axes[:, 0], ("density", "noise level $t$", "prior"), strict=True
+    ):
         axis.set_ylabel(label)
     axes[1, 0].invert_yaxis()
-    axes[0, 0].set_ylim(top=1.4 * float(world.log_prob(grid).exp().max()))  # room for the legend
+    axes[0, 0].set_ylim(top=1.4 * truth.max())  # room for the legend
     axes[0, 0].legend(loc="upper center", ncols=2, fontsize=8, handlelength=1)
+
+
+def _numbers(x: Sequence[float] | Tensor | np.ndarray) -> np.ndarray:
+    """``x`` as NumPy's numbers, from any device and precision."""
+    return np.asarray(x.detach().cpu().double() if isinstance(x, Tensor) else x)
+
+
+def _line(world: GaussianMixture, limit: float, n: int) -> Tensor:
+    """Points on a line where the world is, shape ``(n, 1)``."""
+    like = world.means
+    return torch.linspace(-limit, limit, n, dtype=like.dtype, device=like.device)[:, None]

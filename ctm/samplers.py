@@ -1,27 +1,110 @@
-"""Samplers: from noise to data through a flow map (jumps) or a denoiser (steps of a solver)."""
+"""Samplers: from noise to data through a flow map (jumps) or a denoiser (steps of a
+solver)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ctm._checks import check_number, check_points, check_schedule
-from ctm.flow_map import FlowMap
-from ctm.solvers import Denoiser, Step, euler_step, heun_step
+from ctm._checks import check_number, check_points, check_schedule, seeded
+from ctm.flow_map import Denoiser, FlowMap
+from ctm.noise import karras_times, randn, randn_like
+from ctm.solvers import Step, euler_step, heun_step
+
+Times = Iterable[float] | Tensor
+"""Decreasing noise levels, two or more."""
 
 
-def noise(model: FlowMap, n: int, shape: tuple[int, ...], *, generator: torch.Generator | None = None) -> Tensor:
-    r"""Where every sampler starts: ``n`` draws from :math:`N(0, \sigma_{max}^2 I)`, shape ``(n, *shape)``."""
-    check_number(n, "n", 1, integer=True)
-    return model.sigma_max * torch.randn((n, *shape), generator=generator)
+@torch.no_grad()
+def sample(
+    model: FlowMap,
+    n: int,
+    steps: int = 1,
+    seed: int = 0,
+    *,
+    condition: Any = None,
+    gamma: float = 0.0,
+) -> Tensor:
+    r"""``n`` samples in the data's own units: the same for the same seed, on every device.
+
+    Noise from :func:`noise` goes down :func:`ctm.noise.karras_times` in ``steps`` jumps
+    (:func:`gamma_sampling`). One is :math:`G(x, \sigma_{max}, \sigma_{min})`.
+
+    Args:
+        model: a flow map, learned or exact, whose points have a known shape. Where it has
+            ``restore``, as a :class:`ctm.CTM` has, that undoes the scaling of the data.
+        n: how many.
+        steps: how many jumps.
+        seed: seed of all noise.
+        condition: what the model's ``given`` takes: a class for all samples, or one for
+            each.
+        gamma: as in :func:`gamma_sampling`.
+
+    Returns:
+        Shape ``(n, *data_shape)``.
+
+    Raises:
+        TypeError: a condition for a model that takes none, or a model without a shape.
+        TypeError, ValueError: a number out of its range; the message names it.
+    """
+    rng, flow_map = seeded(seed), model
+    times = karras_times(check_number(steps, "steps", 1, integer=True), model)
+    if condition is not None:
+        given = getattr(model, "given", None)
+        if given is None:
+            raise TypeError(f"condition must be None: a {type(model).__name__} takes none")
+        flow_map = given(condition)
+    x = gamma_sampling(
+        flow_map, noise(model, n, generator=rng), times, gamma, generator=rng
+    )
+    restore = getattr(model, "restore", None)
+    return x if restore is None else restore(x)
+
+
+def noise(
+    model: FlowMap,
+    n: int,
+    shape: tuple[int, ...] | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Where every sampler starts: ``n`` draws from :math:`N(c, \sigma_{max}^2 I)` about
+    the ``center`` :math:`c` of the data, shape ``(n, *shape)``, where the model is. The
+    model's own ``shape`` if None; TypeError if it has none."""
+    n = check_number(n, "n", 1, integer=True)
+    shape = getattr(model, "shape", None) if shape is None else shape
+    if shape is None:
+        raise TypeError(
+            f"shape must be given: this {type(model).__name__} has none of its own"
+        )
+    eps = randn((n, *shape), generator, device=_device(model) or "cpu")
+    return center(model, eps) + model.sigma_max * eps
+
+
+def center(model: Any, x: Tensor) -> Tensor:
+    """The place about which the data of ``model`` lie (0 if it names none), with the dtype
+    and device of ``x``: the mean of the noise that ends in them."""
+    return torch.as_tensor(getattr(model, "center", 0.0), dtype=x.dtype, device=x.device)
+
+
+def _device(model: Any) -> torch.device | None:
+    """Where a flow map keeps its numbers; None if it keeps none."""
+    held = model.parameters() if isinstance(model, nn.Module) else vars(model).values()
+    for part in held:
+        where = part.device if isinstance(part, Tensor) else None
+        if where or (isinstance(part, FlowMap) and (where := _device(part))):
+            return where
+    return None
 
 
 @torch.no_grad()
 def one_step(flow_map: FlowMap, x: Tensor) -> Tensor:
-    r""":math:`G(x, \sigma_{max}, \sigma_{min})`: the whole trajectory in one network call."""
+    r""":math:`G(x, \sigma_{max}, \sigma_{min})`: the whole trajectory in one network
+    call."""
     return flow_map.G(x, flow_map.sigma_max, flow_map.sigma_min)
 
 
@@ -29,18 +112,23 @@ def one_step(flow_map: FlowMap, x: Tensor) -> Tensor:
 def gamma_sampling(
     flow_map: FlowMap,
     x: Tensor,
-    times: Iterable[float] | Tensor,
+    times: Times,
     gamma: float = 0.0,
     *,
     generator: torch.Generator | None = None,
     path: bool = False,
 ) -> Tensor:
-    r"""CTM's :math:`\gamma`-sampling (Kim et al. 2024). For consecutive noise levels :math:`t > r`:
+    r"""CTM's :math:`\gamma`-sampling (Kim et al. 2024). For consecutive noise levels
+    :math:`t > r`:
 
-    .. math:: x \leftarrow G(x, t, \sqrt{1 - \gamma^2}\, r), \qquad x \leftarrow x + \gamma\, r\, \epsilon .
+    .. math::
 
-    ``gamma = 0`` jumps along one trajectory; ``gamma = 1`` is the multistep sampler of consistency models. A jump never
-    goes below ``sigma_min``: there the noise added is reduced so that the level :math:`r` is met exactly.
+        x \leftarrow G(x, t, \sqrt{1 - \gamma^2}\, r), \qquad
+        x \leftarrow x + \gamma\, r\, \epsilon .
+
+    ``gamma = 0`` jumps along one trajectory; ``gamma = 1`` is the multistep sampler of
+    consistency models. A jump never goes below ``sigma_min``: there the noise added is
+    reduced so that the level :math:`r` is met exactly.
 
     Args:
         flow_map: an exact, solved or learned flow map.
@@ -48,28 +136,31 @@ def gamma_sampling(
         times: decreasing noise levels within the flow map's range, two or more.
         gamma: share of noise put back after each jump, in [0, 1].
         generator: source of the noise.
-        path: return the points at every time, shape ``(len(times), n, *data_shape)``, not only the last.
+        path: return the points at every time, shape ``(len(times), n, *data_shape)``, not
+            only the last.
     """
     check_points(x)
     levels = check_schedule(times)
-    check_number(gamma, "gamma", 0, 1)
+    gamma = check_number(gamma, "gamma", 0, 1)
     points = [x]
     for t, r in zip(levels, levels[1:], strict=False):
         low = max(math.sqrt(1 - gamma**2) * r, min(r, flow_map.sigma_min))
         x = flow_map.G(x, t, low)
         if low < r:
-            x = x + math.sqrt(r**2 - low**2) * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            x = x + math.sqrt(r**2 - low**2) * randn_like(x, generator)
         points.append(x)
     return torch.stack(points) if path else x
 
 
-def euler(denoiser: Denoiser, x: Tensor, times: Iterable[float] | Tensor, *, path: bool = False) -> Tensor:
-    """Euler steps (:func:`ctm.solvers.euler_step`) through decreasing ``times``; one denoiser call a step."""
+def euler(denoiser: Denoiser, x: Tensor, times: Times, *, path: bool = False) -> Tensor:
+    """Euler steps (:func:`ctm.solvers.euler_step`) through decreasing ``times``; one
+    denoiser call a step."""
     return _walk(euler_step, denoiser, x, times, path)
 
 
-def heun(denoiser: Denoiser, x: Tensor, times: Iterable[float] | Tensor, *, path: bool = False) -> Tensor:
-    """Heun steps (:func:`ctm.solvers.heun_step`) through decreasing ``times``; two denoiser calls a step.
+def heun(denoiser: Denoiser, x: Tensor, times: Times, *, path: bool = False) -> Tensor:
+    """Heun steps (:func:`ctm.solvers.heun_step`) through decreasing ``times``; two denoiser
+    calls a step.
 
     A last time of 0 is reached by an Euler step, as in EDM's algorithm 1.
     """
@@ -77,18 +168,20 @@ def heun(denoiser: Denoiser, x: Tensor, times: Iterable[float] | Tensor, *, path
 
 
 @torch.no_grad()
-def multistep(denoiser: Denoiser, x: Tensor, times: Iterable[float] | Tensor, *, path: bool = False) -> Tensor:
-    r"""A two-step method through decreasing ``times``: second order for one denoiser call a step (DPM-Solver++(2M); Lu et
-    al. 2022, algorithm 2, with :math:`\alpha = 1`).
+def multistep(denoiser: Denoiser, x: Tensor, times: Times, *, path: bool = False) -> Tensor:
+    r"""A two-step method through decreasing ``times``: second order for one denoiser call a
+    step (DPM-Solver++(2M); Lu et al. 2022, algorithm 2, with :math:`\alpha = 1`).
 
-    In :math:`\lambda = \log t` the ODE is linear but for :math:`D`, which is extrapolated from the last two calls:
+    In :math:`\lambda = \log t` the ODE is linear but for :math:`D`, which is extrapolated
+    from the last two calls:
 
     .. math::
 
         x_u = \frac{u}{t}\, x + \Bigl(1 - \frac{u}{t}\Bigr) \bar D, \qquad
         \bar D = D + \frac{h}{2 h'} (D - D'), \qquad h = \log\frac{t}{u},
 
-    with :math:`D'` and :math:`h'` those of the step before. The first step is an Euler step, and so is a step to 0.
+    with :math:`D'` and :math:`h'` those of the step before. The first step is an Euler
+    step, and so is a step to 0.
     """
     check_points(x)
     levels = check_schedule(times)
@@ -107,19 +200,11 @@ def multistep(denoiser: Denoiser, x: Tensor, times: Iterable[float] | Tensor, *,
 
 
 @torch.no_grad()
-def _walk(step: Step, model: Denoiser, x: Tensor, times: Iterable[float] | Tensor, path: bool) -> Tensor:
+def _walk(step: Step, model: Denoiser, x: Tensor, times: Times, path: bool) -> Tensor:
     check_points(x)
-    levels = [torch.tensor(level, dtype=x.dtype) for level in check_schedule(times)]
+    levels = [x.new_full((), level) for level in check_schedule(times)]
     points = [x]
     for t, u in zip(levels, levels[1:], strict=False):
         x = (step if u > 0 else euler_step)(model, x, t, u)
         points.append(x)
     return torch.stack(points) if path else x
-
-
-def sample(model, n, steps=1, seed=0, *, condition=None, gamma=0.0):
-    from ctm._checks import seeded
-    g=seeded(seed)
-    x=noise(model,n,model.shape,generator=g)
-    m = model if condition is None else model.given(condition)
-    return model.restore(one_step(m,x))

@@ -23,9 +23,9 @@ from ctm.data import WORLDS
 from ctm.metrics import flow_map_error, noise_floor, sliced_wasserstein
 from ctm.mixture import GaussianMixture
 from ctm.models import CTM
+from ctm.noise import karras_times, rho_time
 from ctm.plotting import COLOURS, scatter
 from ctm.samplers import euler, gamma_sampling, noise
-from ctm.noise import karras_times, rho_time
 
 POINTS = 800
 Picture = tuple[Figure, str]
@@ -65,11 +65,18 @@ class Exploration(ipywidgets.VBox):
         check_choice(checkpoint, "checkpoint", stored[world])
         self.draw, self.title, self.stored = draw, title, stored
         self.frames = [values for _, values in sliders.values()]
-        self.world = ipywidgets.Dropdown(options=list(stored), value=world, description="world")
-        self.checkpoint = ipywidgets.Dropdown(options=list(stored[world]), value=checkpoint, description="checkpoint")
+        self.world = ipywidgets.Dropdown(
+            options=list(stored), value=world, description="world"
+        )
+        self.checkpoint = ipywidgets.Dropdown(
+            options=list(stored[world]), value=checkpoint, description="checkpoint"
+        )
         self.sliders = [
             ipywidgets.SelectionSlider(
-                options=[(f"{value:.3g}", value) for value in sorted({*values, *drawn}, reverse=values[0] > values[-1])],
+                options=[
+                    (f"{value:.3g}", value)
+                    for value in sorted({*values, *drawn}, reverse=values[0] > values[-1])
+                ],
                 value=drawn[0],
                 description=name,
                 continuous_update=True,
@@ -94,8 +101,12 @@ class Exploration(ipywidgets.VBox):
         return _png(figure), sentence
 
     def _redraw(self, _: Any = None) -> None:
-        if self.checkpoint.value in self.stored[self.world.value]:  # not while a new world's checkpoints are being listed
-            self.picture.value, self.sentence.value = self._render([slider.value for slider in self.sliders])
+        if (
+            self.checkpoint.value in self.stored[self.world.value]
+        ):  # not while a new world's checkpoints are being listed
+            self.picture.value, self.sentence.value = self._render(
+                [slider.value for slider in self.sliders]
+            )
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         bundle: dict[str, Any] = super()._repr_mimebundle_(**options)
@@ -107,16 +118,24 @@ class Exploration(ipywidgets.VBox):
         return "\n".join(
             [
                 f'<div class="ctm-frames" role="group" aria-label="{html.escape(shown)}">',
-                *(_input(slider.description, values) for slider, values in zip(self.sliders, self.frames, strict=True)),
+                *(
+                    _input(slider.description, values)
+                    for slider, values in zip(self.sliders, self.frames, strict=True)
+                ),
                 '<div aria-live="polite">',
-                *(_frame(i, self.title, *self._render(values)) for i, values in enumerate(itertools.product(*self.frames))),
+                *(
+                    _frame(i, self.title, *self._render(values))
+                    for i, values in enumerate(itertools.product(*self.frames))
+                ),
                 "</div>",
                 "</div>",
             ]
         )
 
 
-def explore_jump(folder: str | Path = "checkpoints", world: str = "ring", checkpoint: str = "ring_exact") -> Exploration:
+def explore_jump(
+    folder: str | Path = "checkpoints", world: str = "ring", checkpoint: str = "ring_exact"
+) -> Exploration:
     r"""Jumps :math:`G_\theta(x, t, s)` of a cloud at noise level ``t``, over the exact ones, with their error.
 
     Sliders set ``t`` and ``s``. Where ``s`` is above ``t`` the jump goes from ``t`` to ``t``: time runs down.
@@ -124,12 +143,19 @@ def explore_jump(folder: str | Path = "checkpoints", world: str = "ring", checkp
     Args:
         folder, world, checkpoint: as for :class:`Exploration`.
     """
-    levels = [round(value, 3) for value in rho_time(torch.linspace(0, 1, 21, dtype=torch.float64), 0.002, 10.0).tolist()]
+    levels = [
+        round(value, 3)
+        for value in rho_time(
+            torch.linspace(0, 1, 21, dtype=torch.float64), 0.002, 10.0
+        ).tolist()
+    ]
     sliders = {"t": (levels, (10.0, 2.0, 0.5)), "s": (levels, (0.002, 0.1, 0.5))}
     return Exploration(_draw_jump, sliders, "Jumps from t to s", folder, world, checkpoint)
 
 
-def explore_ways(folder: str | Path = "checkpoints", world: str = "ring", checkpoint: str = "ring_exact") -> Exploration:
+def explore_ways(
+    folder: str | Path = "checkpoints", world: str = "ring", checkpoint: str = "ring_exact"
+) -> Exploration:
     r"""Ways down from one noise point: exact trajectory, Euler steps, consistency jump, and :math:`G_\theta` to any ``s``.
 
     Sliders set the seed of the noise point, the number of Euler steps and ``s``.
@@ -137,12 +163,23 @@ def explore_ways(folder: str | Path = "checkpoints", world: str = "ring", checkp
     Args:
         folder, world, checkpoint: as for :class:`Exploration`.
     """
-    levels = [round(value, 3) for value in rho_time(torch.linspace(0, 1, 21, dtype=torch.float64), 0.002, 10.0).tolist()]
-    sliders = {"point": (range(1, 21), (1, 2, 3)), "steps": (range(1, 21), (2, 4, 16)), "s": (levels, (0.1, 0.5))}
+    levels = [
+        round(value, 3)
+        for value in rho_time(
+            torch.linspace(0, 1, 21, dtype=torch.float64), 0.002, 10.0
+        ).tolist()
+    ]
+    sliders = {
+        "point": (range(1, 21), (1, 2, 3)),
+        "steps": (range(1, 21), (2, 4, 16)),
+        "s": (levels, (0.1, 0.5)),
+    }
     return Exploration(_draw_ways, sliders, "Ways down", folder, world, checkpoint)
 
 
-def explore_gamma(folder: str | Path = "checkpoints", world: str = "ring", checkpoint: str = "ring_exact") -> Exploration:
+def explore_gamma(
+    folder: str | Path = "checkpoints", world: str = "ring", checkpoint: str = "ring_exact"
+) -> Exploration:
     r"""Samples by :func:`ctm.samplers.gamma_sampling` beside the data, with their distance.
 
     Sliders set the number of network calls and :math:`\gamma`. Start and fresh noise are the same in every picture.
@@ -175,12 +212,17 @@ def _draw_jump(model: CTM, world: GaussianMixture, t: float, s: float) -> Pictur
     return left.figure, f"{what}. Error ≈ {error:.3f} of the data's size."
 
 
-def _draw_ways(model: CTM, world: GaussianMixture, point: float, steps: float, s: float) -> Picture:
+def _draw_ways(
+    model: CTM, world: GaussianMixture, point: float, steps: float, s: float
+) -> Picture:
     high, low = world.sigma_max, world.sigma_min
     generator = torch.Generator().manual_seed(int(point))
     x = high * torch.randn((1, 2), generator=generator, dtype=torch.float64)
     fine, few = karras_times(64, low, high), karras_times(int(steps), low, high)
-    exact, stairs = world.G(x.expand(len(fine), 2), high, fine)[:, None], euler(world, x, few, path=True)
+    exact, stairs = (
+        world.G(x.expand(len(fine), 2), high, fine)[:, None],
+        euler(world, x, few, path=True),
+    )
     with torch.no_grad():
         end, jumped = (model.G(x.float(), high, level).double() for level in (low, s))
     there = world.G(x, high, s)
@@ -190,15 +232,27 @@ def _draw_ways(model: CTM, world: GaussianMixture, point: float, steps: float, s
         spread = (world.sigma_data**2 + levels**2).sqrt()[:, None]
         ax.plot(*(points[:, 0] * world.sigma_data / spread).T, color=COLOURS[kind], **style)
 
-    scatter(ax, world.sample(POINTS, generator=generator), "data", limit=2.4 * world.sigma_data)
+    scatter(
+        ax, world.sample(POINTS, generator=generator), "data", limit=2.4 * world.sigma_data
+    )
     way(exact, fine, "exact", lw=2)
     way(stairs, few, "euler", lw=1.4, marker="o", ms=4)
     for target, level, dash in ((end, low, "--"), (jumped, s, "-")):
         two = torch.tensor([high, level], dtype=torch.float64)
-        way(torch.stack([x, target]), two, "student", lw=1.4, ls=dash, marker="o", ms=6, mfc="none")
+        way(
+            torch.stack([x, target]),
+            two,
+            "student",
+            lw=1.4,
+            ls=dash,
+            marker="o",
+            ms=6,
+            mfc="none",
+        )
     way(torch.stack([x]), few[:1], "exact", marker="o", ms=9, mfc="black", mec="black")
     misses = [
-        (reached - true).norm().item() for reached, true in ((stairs[-1], exact[-1]), (end, exact[-1]), (jumped, there))
+        (reached - true).norm().item()
+        for reached, true in ((stairs[-1], exact[-1]), (end, exact[-1]), (jumped, there))
     ]
     return ax.figure, (
         f"From noise point {point:.0f} (large), {steps:.0f} Euler steps (green) end ≈ {misses[0]:.3f} from the end of the "
@@ -209,8 +263,14 @@ def _draw_ways(model: CTM, world: GaussianMixture, point: float, steps: float, s
 
 def _draw_gamma(model: CTM, world: GaussianMixture, calls: int, gamma: float) -> Picture:
     generator = torch.Generator().manual_seed(0)
-    x = noise(model, POINTS, tuple(world.shape), generator=generator)
-    samples = gamma_sampling(model, x, karras_times(calls, model.sigma_min, model.sigma_max), gamma, generator=generator)
+    x = noise(model, POINTS, world.shape, generator=generator)
+    samples = gamma_sampling(
+        model,
+        x,
+        karras_times(calls, model.sigma_min, model.sigma_max),
+        gamma,
+        generator=generator,
+    )
     truth, floor = _ruler(world)
     limit = 2.4 * world.sigma_data
     left, right = _panels(f"{calls} call{'s' * (calls > 1)}, gamma = {gamma:g}", "data")
@@ -218,14 +278,23 @@ def _draw_gamma(model: CTM, world: GaussianMixture, calls: int, gamma: float) ->
     scatter(right, truth, "data", limit=limit)
     ratio = sliced_wasserstein(samples, truth) / floor
     what = f"Left, {POINTS} samples in {calls} call{'s' * (calls > 1)} with gamma = {gamma:g}; right, as many true points"
-    return left.figure, f"{what}. Sliced W2 between them ≈ {ratio:.1f} times that of two true sets."
+    return (
+        left.figure,
+        f"{what}. Sliced W2 between them ≈ {ratio:.1f} times that of two true sets.",
+    )
 
 
 def _panels(*titles: str, size: float = 2.8) -> list[Any]:
     """The axes of a new figure, which no backend shows by itself."""
     n = len(titles)
     figure = Figure(figsize=(size * n, size + 0.1), dpi=90)
-    grid = {"left": 0.08 / n, "right": 1 - 0.02 / n, "bottom": 0.08, "top": 0.9, "wspace": 0.1}
+    grid = {
+        "left": 0.08 / n,
+        "right": 1 - 0.02 / n,
+        "bottom": 0.08,
+        "top": 0.9,
+        "wspace": 0.1,
+    }
     axes = figure.subplots(1, n, squeeze=False, gridspec_kw=grid)[0]
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title, fontsize=10)
@@ -236,9 +305,9 @@ def _png(figure: Figure) -> bytes:
     """The figure with 64 colours: a third of the size, and no difference to be seen in points and letters."""
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png")
-    Image.open(full).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-        small, format="png", optimize=True
-    )
+    Image.open(full).convert("RGB").quantize(
+        64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    ).save(small, format="png", optimize=True)
     return small.getvalue()
 
 
@@ -280,7 +349,9 @@ def _world(name: str) -> GaussianMixture:
 def _ruler(world: GaussianMixture) -> tuple[Tensor, float]:
     """A true cloud, and the mean distance between two of that size."""
     floor = noise_floor(world, n=POINTS, draws=8)
-    return world.sample(POINTS, generator=torch.Generator().manual_seed(1)), sum(floor) / len(floor)
+    return world.sample(POINTS, generator=torch.Generator().manual_seed(1)), sum(
+        floor
+    ) / len(floor)
 
 
 def _stored(folder: Path) -> dict[str, dict[str, Path]]:

@@ -110,7 +110,7 @@ def measure_denoiser(drop: float, seed: int) -> dict[str, Any]:
     ctm.train(model, ctm.Guided(RINGS, drop=drop), regimes.denoising(references=0), STEPS, seed, batch=512)
     x0, label = RINGS.sample_labelled(2000, generator=torch.Generator().manual_seed(seed))
     xt = x0 + 1.0 * start(2000, seed, 1.0)
-    x, times = start(500, 100 + seed), karras_times(32, model.sigma_min, model.sigma_max)
+    x, times = start(500, 100 + seed), karras_times(32, model)
     with torch.no_grad():
         row = {
             "conditional": error(model.given(label).denoiser(xt, 1.0), RINGS.given(label).denoiser(xt, 1.0)),

@@ -192,7 +192,7 @@ def measure_jump(times: str, alternations: int, calls: int = 200) -> dict[str, A
 
 def ratio(model: ctm.CTM, world: ctm.GaussianMixture, calls: int, n: int, seed: int) -> float:
     """Sliced W2 of the samples in ``calls`` calls over its noise floor, the mean of eight draws."""
-    times = karras_times(calls, model.sigma_min, model.sigma_max)
+    times = karras_times(calls, model)
 
     def sampler(n: int, generator: torch.Generator) -> Tensor:
         x = noise(model, n, world.shape, generator=generator)

@@ -69,9 +69,7 @@ def measure(name: str) -> dict[str, Any]:
         "jump_excess": jump_excess,
         "jump_excess_error": jump_error,
         "jump_found": float(found.float().mean()),
-        "karras_median": sorted(score_error(model, t) for t in karras_times(24, WORLD.sigma_min, WORLD.sigma_max).tolist())[
-            12
-        ],
+        "karras_median": sorted(score_error(model, t) for t in karras_times(24, WORLD).tolist())[12],
     }
     return {key: round(value, 5) for key, value in rows.items()} | {
         "score_errors": [round(score_error(model, t), 5) for t in LEVELS]

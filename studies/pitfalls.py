@@ -1,4 +1,4 @@
-"""Pitfalls: broken training runs, the questions that tell them apart, and how far these lead on runs they were not made from.
+"""Pitfalls: broken training runs, the questions that tell them apart, and how far these lead in other worlds.
 
     python -m studies.pitfalls
 

@@ -205,7 +205,7 @@ def off(sampler: Callable[[Tensor], Tensor], seed: int) -> float:
 def measure(name: str, gamma: float, calls: int, seed: int) -> dict[str, Any]:
     """A model on the ring (or ``exact``, its true map)."""
     model = WORLDS["ring"] if name == "exact" else ctm.load(FOLDER / f"{name}.safetensors")
-    times = karras_times(calls, model.sigma_min, model.sigma_max)
+    times = karras_times(calls, model)
     row = judge(lambda x, generator: gamma_sampling(model, x, times, gamma, generator=generator), "ring", 12, seed)
     return row | ({"off": off(lambda x: gamma_sampling(model, x, times), seed)} if gamma == 0 else {})
 
@@ -214,7 +214,7 @@ def measure_error(error: str, size: float, gamma: float, calls: int, seed: int) 
     """The exact 1-D map with an error put in; the seed is also that of the error."""
     line = Line(WORLDS["pair"])
     model = Perturbed(line, ERRORS[error](size, line.sigma_data, seed))
-    times = karras_times(calls, model.sigma_min, model.sigma_max)
+    times = karras_times(calls, model)
     return judge(lambda x, generator: gamma_sampling(model, x, times, gamma, generator=generator), "pair", 4, seed)
 
 
@@ -222,7 +222,7 @@ def measure_solver(solver: str, calls: int, seed: int) -> dict[str, Any]:
     """A solver over the learned denoiser, with ``calls`` network calls a sample."""
     model = ctm.load(FOLDER / "ring_denoiser.safetensors")
     walk, steps = {"euler": (euler, calls), "heun": (heun, calls // 2), "multistep": (multistep, calls)}[solver]
-    times = karras_times(steps, model.sigma_min, model.sigma_max)
+    times = karras_times(steps, model)
     with torch.no_grad():
         return judge(lambda x, _: walk(model, x, times), "ring", 12, seed) | {
             "off": off(lambda x: walk(model, x, times), seed)

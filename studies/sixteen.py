@@ -61,7 +61,7 @@ def measure_denoiser(denoiser: str, seed: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     x0 = WORLD.sample(2000, generator=generator)
     x = x0 + teacher.sigma_max * torch.randn(x0.shape, generator=generator)
-    times = karras_times(64, teacher.sigma_min, teacher.sigma_max)
+    times = karras_times(64, teacher)
     difference = heun(teacher, x, times) - WORLD.G(x, teacher.sigma_max, teacher.sigma_min)
     size = x0.square().sum()
     row = {"error": round(float((difference.square().sum() / size).sqrt()), 5)}

@@ -44,7 +44,7 @@ def end_error(sampler: Callable[[Tensor], Tensor], student: ctm.CTM, world: ctm.
 
 def jumps_error(student: ctm.CTM, world: ctm.GaussianMixture, jumps: int, n: int = 2000) -> float:
     """The one-step error with ``jumps`` jumps in place of one (gamma = 0)."""
-    times = karras_times(jumps, student.sigma_min, student.sigma_max)
+    times = karras_times(jumps, student)
     return end_error(lambda x: gamma_sampling(student, x, times), student, world, n)
 
 
@@ -89,7 +89,7 @@ def measure_denoiser(world: str, denoiser_steps: int, seed: int) -> dict[str, An
     truth = ctm.data.WORLDS[world]()
     teacher = model(truth, seed)
     ctm.train(teacher, truth, regimes.denoising(), denoiser_steps, seed)
-    times = karras_times(64, teacher.sigma_min, teacher.sigma_max)
+    times = karras_times(64, teacher)
     return {"error": round(end_error(lambda x: heun(teacher, x, times), teacher, truth), 5)}
 
 

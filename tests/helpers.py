@@ -11,6 +11,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def weights_of(model):
+    return torch.cat([weights.detach().flatten() for weights in model.parameters()])
+
+
 def noised(world, t, n=64, seed=0, dtype=torch.float64):
     """Points x_t = x_0 + t eps."""
     g = generator(seed)

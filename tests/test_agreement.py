@@ -17,9 +17,9 @@ import torch
 from helpers import generator, noised
 
 import ctm
+from ctm.noise import karras_times
 from ctm.parametrisations import cm
 from ctm.samplers import euler, gamma_sampling, heun, multistep
-from ctm.noise import karras_times
 
 STAND_INS = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
 

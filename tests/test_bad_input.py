@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 import ctm
+from ctm._checks import check_jump, check_number, check_points, check_times
+from ctm.editing import accept
 from ctm.samplers import euler, gamma_sampling, heun, noise, one_step
 
 world = ctm.data.ring()
@@ -90,40 +93,84 @@ CALLS = {
     "p 3": (ValueError, "p must lie in", lambda: ctm.metrics.wasserstein(x, x, p=3)),
     "unknown metric": (ValueError, "metric must be one of", lambda: ctm.metrics.noise_floor(world, "FID")),
     "one draw": (ValueError, "draws must lie in", lambda: ctm.metrics.noise_floor(world, draws=1)),
-    # recipes and training
-    "unknown consistency": (ValueError, "consistency must be one of", lambda: ctm.Recipe(consistency="hard")),
-    "unknown comparison": (ValueError, "compare must be one of", lambda: ctm.Recipe(compare="u")),
-    "unknown solver": (ValueError, "solver must be one of", lambda: ctm.Recipe(solver="rk45")),
-    "no batch": (ValueError, "batch must lie in", lambda: ctm.Recipe(batch=0)),
-    "lr 0": (ValueError, "lr must lie in", lambda: ctm.Recipe(lr=0.0)),
-    "ema 1": (ValueError, "ema must lie in", lambda: ctm.Recipe(ema=1.0)),
-    "nothing to train": (ValueError, "dsm must be above 0", lambda: ctm.Recipe(consistency=None)),
-    "continuous is a number": (TypeError, "continuous must be True or False", lambda: ctm.Recipe(continuous=1)),
-    "nothing to adapt": (ValueError, "dsm must be above 0", lambda: ctm.Recipe(adaptive_dsm=True)),
-    "gan is a number": (TypeError, "gan must be an Adversarial", lambda: ctm.Recipe(gan=1.0)),
-    "gan alone": (
-        ValueError,
-        "gan must be None",
-        lambda: ctm.Recipe(consistency=None, dsm=1.0, gan=ctm.Adversarial()),
-    ),
-    "gan weight negative": (ValueError, "weight must lie in", lambda: ctm.Adversarial(weight=-1.0)),
-    "gan from beyond the end": (ValueError, r"start must lie in \[0, 1\]", lambda: ctm.Adversarial(start=2.0)),
-    "gan adaptive is a number": (TypeError, "adaptive must be True or False", lambda: ctm.Adversarial(adaptive=1)),
-    "no discriminator": (ValueError, "width must lie in", lambda: ctm.Adversarial(width=0)),
-    "no teacher and no data": (
-        ValueError,
-        "recipe.dsm must be above 0",
-        lambda: ctm.train(model, world, recipe=ctm.Recipe()),
-    ),
-    "student is a world": (TypeError, "student must be a CTM", lambda: ctm.train(world, world, world)),
-    "recipe is a dict": (TypeError, "recipe must be a Recipe", lambda: ctm.train(model, world, world, recipe={"lr": 1})),
-    "no folder": (ValueError, "checkpoint must be a file in", lambda: ctm.train(model, world, world, checkpoint="no/where")),
-    "empty teacher": (TypeError, "teacher must have a method denoiser", lambda: ctm.train(model, world, "")),
-    "no training steps": (ValueError, "steps must lie in", lambda: ctm.train(model, world, world, steps=0)),
-    "seed is text": (TypeError, "seed must be an integer", lambda: ctm.train(model, world, world, seed="0")),
-    "data without sample": (TypeError, "data must have a method sample", lambda: ctm.train(model, [1.0], world)),
-    "teacher without denoiser": (TypeError, "teacher must have a method denoiser", lambda: ctm.train(model, world, "me")),
 }
+
+
+NUMBERS = {"a NumPy integer": np.int64(3), "a tensor": torch.tensor(3), "a number": 3, "an old one": np.uint8(3)}
+REFUSED = [True, np.bool_(True), "3", None, 3.5, np.float64(3), [3], torch.tensor([3, 3]), np.ma.masked, torch.tensor(True)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_other_libraries_are_numbers(name):
+    found = check_number(NUMBERS[name], "n", 1, 5, integer=True)
+    assert type(found) is int
+    assert found == 3
+
+
+@pytest.mark.parametrize("value", REFUSED, ids=repr)
+def test_what_is_no_whole_number_is_refused(value):
+    with pytest.raises(TypeError, match="n must be an integer"):
+        check_number(value, "n", 1, 5, integer=True)
+
+
+def test_times_of_other_libraries():
+    times = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    swapped, table = times.numpy().astype(">f4"), np.flip(times.numpy()[::-1])
+    for given in (times.numpy(), swapped, table, times.double(), torch.tensor([1, 2, 3, 4]), times[:, None]):
+        assert torch.equal(check_times(given, x), times[:, None])
+    for given in (2, 2.0, np.float32(2), np.int64(2), torch.tensor([[2.0]])):
+        assert torch.equal(check_times(given, x), torch.tensor([[2.0]]))
+    with pytest.raises(TypeError, match="t must be a number"):
+        check_times(np.ma.array([1.0, 2, 3, 4], mask=[0, 0, 0, 1]), x)
+
+
+def test_a_limit_is_compared_before_it_is_rounded():
+    half, low, high = x.bfloat16(), 0.0021, 10.03  # bfloat16 has neither
+    t, s = check_jump(half, high, low, low, high)
+    assert (t.dtype, s.dtype) == (torch.bfloat16, torch.bfloat16)
+    check_jump(half, t.flatten(), s.flatten(), low, high)
+    with pytest.raises(ValueError, match="s must lie in"):
+        check_jump(half, high, 0.95 * low, low, high)
+
+
+def test_large_points_whose_squares_overflow_are_no_fault():
+    for big in (torch.full((3, 2), 1e30), torch.full((3, 2), 1e99, dtype=torch.float64), torch.full((3, 2), 6e4).half()):
+        assert check_points(big) is big
+
+
+def jump(x, t, s):
+    t, s = check_jump(x, t, s, 0.002, 10.0, (2,))
+    return s / t * x
+
+
+def test_values_are_not_read_where_there_are_none():
+    points = torch.randn((4, 2), generator=torch.Generator().manual_seed(0))
+    levels = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    vmap, jvp = torch.func.vmap, torch.func.jvp
+    assert torch.equal(vmap(lambda t: jump(points, t, 0.5))(levels)[2], jump(points, 3.0, 0.5))
+    assert torch.equal(vmap(lambda s: jump(points, 5.0, s))(levels)[2], jump(points, 5.0, 3.0))
+    assert torch.equal(vmap(lambda y: jump(y[None], 2.0, 0.5)[0])(points), jump(points, 2.0, 0.5))
+    slope = jvp(lambda t: jump(points, t, torch.tensor(0.5)), (torch.tensor(2.0),), (torch.tensor(1.0),))[1]
+    assert torch.allclose(slope, -0.5 / 4 * points)
+    with pytest.raises(ValueError, match="x must have shape"):
+        vmap(lambda t: jump(points[:, :1], t, 0.5))(levels)
+
+
+def test_a_compiled_jump_is_one_graph_with_its_shapes_checked():
+    compiled = torch.compile(jump, fullgraph=True, backend="eager")
+    for t, s in ((2.0, 0.5), (3.0, 0.7), (torch.full((4,), 2.0), torch.full((4,), 0.5))):
+        assert torch.equal(compiled(x + 1, t, s), jump(x + 1, t, s))
+    assert torch.isnan(compiled(nan, 2.0, 0.5)).all()  # no value is looked at
+
+
+def test_accept_refuses_nan():
+    for bad in (torch.tensor([0.0, math.nan]), torch.tensor([0.0, math.inf]), torch.tensor([-math.inf])):
+        with pytest.raises(ValueError, match="log_ratio must"):
+            accept(bad)
+    with pytest.raises(ValueError, match="log_ratio must not exceed log_bound"):
+        accept(torch.tensor([0.0, 2.0]), 1.0)
+    never = accept(torch.tensor([0.0, -math.inf]), generator=torch.Generator().manual_seed(0))
+    assert never.tolist() == [True, False]
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -9,7 +9,7 @@ from helpers import AffineMap, generator, noised
 from scipy import stats
 
 import ctm
-from ctm.conditional import ConditionalCTM
+from ctm.conditional import ConditionalCTM, Guided, GuidedModel
 from ctm.editing import (
     LinearConstraint,
     accept,
@@ -19,7 +19,6 @@ from ctm.editing import (
     partial_noise,
     superresolution,
 )
-from ctm.guidance import ConditionalRun, Guided, train_conditional
 
 RINGS = ctm.data.half_rings()
 UNEVEN = ctm.LabelledMixture([[-1.0], [0.2], [1.5]], [0.4, 0.3, 0.5], [0, 1, 0], [0.2, 0.5, 0.3])
@@ -70,7 +69,7 @@ def test_strength_0_is_the_whole_1_the_class_and_none_the_whole():
 def test_the_guided_denoiser_is_the_formula():
     x, label, w = noised(RINGS, 0.7), torch.arange(64) % 3 - 1, torch.linspace(0, 5, 64)
     exact = RINGS.given(label, w).denoiser(x, 0.7)
-    assert torch.allclose(exact, Guided(RINGS).given(label, w).denoiser(x, 0.7), atol=1e-6)
+    assert torch.allclose(exact, GuidedModel(RINGS).given(label, w).denoiser(x, 0.7), atol=1e-6)
     whole, first, second = RINGS.denoiser(x, 0.7), *(RINGS.of_class(c).denoiser(x, 0.7) for c in (0, 1))
     for i, own in ((0, whole), (1, first), (2, second)):
         by_hand = whole[i::3] + w[i::3, None] * (own[i::3] - whole[i::3])
@@ -140,8 +139,8 @@ def test_the_condition_enters_the_first_layer_as_said():
 
 def test_training_teaches_the_class_and_the_strength():
     model = ConditionalCTM(ctm.networks.MLP(2, width=48, layers=3, conditions=3), RINGS.sigma_data)
-    recipe = ctm.Recipe(pool=1024, levels=24, batch=256)
-    history = train_conditional(model, RINGS, steps=500, recipe=recipe, strengths=(1.0, 4.0), drop=0.2)
+    objective = ctm.Consistency(RINGS, pool=1024, levels=24)
+    history = ctm.train(model, Guided(RINGS, (1.0, 4.0), 0.2), objective, steps=500, batch=256)
     assert history.loss[-1] < history.loss[0] / 5
     x = 10.0 * torch.randn(200, 2, generator=generator())
     for label, w in ((0, 1.0), (1, 4.0), (None, 1.0)):
@@ -152,22 +151,67 @@ def test_training_teaches_the_class_and_the_strength():
             assert other == (label, w) or right < wrong / 2
 
 
-def test_training_is_the_same_for_the_same_seed_and_hides_labels():
+def test_training_is_the_same_for_the_same_seed():
     runs = []
     for seed in (0, 0, 1):
         model = conditional()
-        train_conditional(model, RINGS, steps=5, seed=seed, recipe=ctm.Recipe(pool=64, levels=8, batch=32))
+        ctm.train(model, RINGS, ctm.Consistency(RINGS, pool=64, levels=8), steps=5, seed=seed, batch=32)
         runs.append(model.last_layer.clone())
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
-    run = ConditionalRun(conditional(), RINGS, RINGS, 1, 0, ctm.Recipe(), (1.0, 1.0), 0.3)
-    label = run._draw_labelled(10_000)[1]
+
+
+def test_guided_data_hide_labels_and_draw_strengths():
+    data = Guided(RINGS, (1.5, 4.0), 0.3)
+    x, table = data.sample_conditioned(10_000, generator=generator())
+    label, w = table.T
     assert (label < 0).float().mean().item() == pytest.approx(0.3, abs=0.015)
+    assert stats.kstest(w.numpy(), stats.uniform(1.5, 2.5).cdf).pvalue > 0.005
+    # the label is that of the point, where it is not hidden: half a ring each
+    shown = label >= 0
+    near = RINGS.class_probabilities(x[shown]).argmax(1)
+    assert (near == label[shown]).float().mean() > 0.99
+    assert torch.equal(data.sample_labelled(9, generator=generator(1))[0], RINGS.sample(9, generator=generator(1)))
+    assert (data.classes, data.sigma_data) == (2, RINGS.sigma_data)
+    hidden = Guided(RINGS, drop=1.0).sample_labelled(50, generator=generator())[1]
+    assert bool((hidden == -1).all())
+    with pytest.raises(AttributeError, match="Guided has no attribute colour"):
+        _ = data.colour
+
+
+def test_a_table_of_classes_and_strengths_is_the_same_as_both_apart():
+    x, label, w = noised(RINGS, 0.7, dtype=torch.float32), torch.arange(64) % 3 - 1, torch.linspace(0, 5, 64)
+    table = torch.stack([label.float(), w], 1)
+    for thing in (RINGS, conditional(), GuidedModel(RINGS), GuidedModel(conditional())):
+        apart, together = thing.given(label, w), thing.given(table)
+        assert torch.equal(apart.denoiser(x, 0.7), together.denoiser(x, 0.7))
+
+
+def test_guidance_of_a_learned_model_is_the_formula():
+    model, x, w = conditional(), noised(RINGS, 0.7, dtype=torch.float32), torch.linspace(0, 5, 64)
+    label = torch.arange(64) % 2
+    whole, own = model.given(None).denoiser(x, 0.7), model.given(label).denoiser(x, 0.7)
+    guided = GuidedModel(model).given(label, w).denoiser(x, 0.7)
+    assert torch.allclose(guided, whole + w[:, None] * (own - whole), atol=1e-6)
+    assert torch.allclose(GuidedModel(model).given(label).denoiser(x, 0.7), own, atol=1e-6)  # w = 1 if not said
+
+
+def test_a_guided_model_is_a_teacher():
+    student, model = conditional(), conditional(seed=3).requires_grad_(False)
+    data, g = Guided(RINGS, (1.0, 4.0), 0.2), generator()
+    term = ctm.Consistency(GuidedModel(model), pool=0, levels=8, step=ctm.solvers.euler_step)
+    models, draw = ctm.losses.Models(student, 1), ctm.losses.Draw(data, student, 16, g)
+    (xt, t, xu, u, _), table = term.pairs(models, draw, g)
+    label, w = table[:, 0].long(), table[:, 1:]
+    whole, own = model.given(None).denoiser(xt, t), model.given(label).denoiser(xt, t)
+    aim = whole + w * (own - whole)
+    assert torch.allclose(xu, u / t * xt + (1 - u / t) * aim, rtol=1e-4, atol=1e-5)
+    assert len(ctm.train(student, data, term, 3, batch=16).loss) == 3
 
 
 def test_a_conditional_denoiser_is_learned_by_score_matching():
     model = ConditionalCTM(ctm.networks.MLP(2, width=48, layers=3, conditions=3), RINGS.sigma_data)
-    train_conditional(model, RINGS, steps=600, recipe=ctm.Recipe(consistency=None, dsm=1.0, batch=512), drop=0.3)
+    ctm.train(model, Guided(RINGS, drop=0.3), ctm.Denoising(), steps=600, batch=512)
     x = noised(RINGS, 0.6, n=2000, dtype=torch.float32)
     exact = {label: RINGS.given(label).denoiser(x, 0.6) for label in (0, 1, None)}
     for label in exact:
@@ -292,23 +336,18 @@ CALLS = {
     ),
     "s above t": (ValueError, "s must not exceed t", lambda: RINGS.given(0).G(torch.zeros(4, 2), 1.0, 2.0)),
     "no conditions": (ValueError, "network must have conditions", lambda: ConditionalCTM(ctm.networks.MLP(2), 0.5)),
-    "a plain student": (
+    "plain data": (
         TypeError,
-        "student must be a ConditionalCTM",
-        lambda: train_conditional(ctm.CTM(ctm.networks.MLP(2), 0.5), RINGS),
+        "data must have a method sample_labelled, got GaussianMixture",
+        lambda: Guided(ctm.data.ring()),
     ),
-    "a plain world": (TypeError, "world must be a Labelled", lambda: train_conditional(conditional(), ctm.data.ring())),
+    "drop above 1": (ValueError, "drop must lie in", lambda: Guided(RINGS, drop=2)),
+    "strengths reversed": (ValueError, "strengths", lambda: Guided(RINGS, (2.0, 1.0))),
+    "strength negative": (ValueError, "strengths", lambda: Guided(RINGS, (-1.0, 1.0))),
     "other classes": (
         ValueError,
-        "student has 2 classes, world 10",
-        lambda: train_conditional(conditional(), ctm.data.digits()),
-    ),
-    "drop above 1": (ValueError, "drop must lie in", lambda: train_conditional(conditional(), RINGS, drop=2)),
-    "strengths reversed": (ValueError, "strengths", lambda: train_conditional(conditional(), RINGS, strengths=(2.0, 1.0))),
-    "two kinds of loss": (
-        ValueError,
-        "recipe must be",
-        lambda: train_conditional(conditional(), RINGS, recipe=ctm.Recipe(dsm=1.0)),
+        r"must lie in \[0, 1\]",
+        lambda: ctm.train(conditional(), ctm.data.digits(), ctm.Denoising(0), 1, batch=64),
     ),
     "rows not orthonormal": (ValueError, "orthonormal", lambda: LinearConstraint([[1.0, 1.0]])),
     "nothing left open": (ValueError, "0 < m < d", lambda: LinearConstraint([[1.0, 0.0], [0.0, 1.0]])),
@@ -343,17 +382,17 @@ def test_the_network_is_told_the_class_and_the_strength_less_one():
 
 @pytest.mark.parametrize(("size", "reuse", "every"), [(64, 2, 4), (32, 1, 1), (16, 1, 1)])
 def test_a_pool_of_guided_trajectories_is_that_of_its_classes_and_strengths(size, reuse, every):
-    recipe = ctm.Recipe(pool=size, reuse=reuse, levels=4, batch=32, continuous=False)
-    run = ConditionalRun(conditional(), RINGS, RINGS, 20, 0, recipe, (1.5, 4.0), 0.3)
-    pools = []
+    term, pools = ctm.Consistency(RINGS, pool=size, reuse=reuse, levels=4, continuous=False), []
+    state = ctm.training.State(conditional(), Guided(RINGS, (1.5, 4.0), 0.3), term, 20, batch=32)
     for _ in range(9):
-        run.step()
-        pools.append(run.pool.points)
+        state.step()
+        pools.append(term.trajectories.points)
     renewed = [not torch.equal(a, b) for a, b in zip(pools, pools[1:], strict=False)]
     assert renewed == [step % every == 0 for step in range(1, 9)]
-    assert 1.5 <= run.w.min() < 2 < 3.5 < run.w.max() <= 4
-    walked = ctm.samplers.heun(RINGS.given(run.label, run.w), run.pool.points[:, 0], run.pool.times[0])
-    assert torch.allclose(walked, run.pool.points[:, -1], atol=1e-4)
+    w = term.condition[:, 1]
+    assert 1.5 <= w.min() < 2 < 3.5 < w.max() <= 4
+    walked = ctm.samplers.heun(RINGS.given(term.condition), pools[-1][:, 0], term.trajectories.times[0])
+    assert torch.allclose(walked, pools[-1][:, -1], atol=1e-4)
 
 
 def test_constrained_sampling_recomputed():

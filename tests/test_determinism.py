@@ -8,8 +8,6 @@ import torch
 
 import ctm
 
-RECIPE = ctm.Recipe(batch=320, pool=512, levels=8, reuse=4, dsm=0.2, references=256, consistency="soft", target_ema=0.9)
-
 
 def run(threads):
     """A digest of every number that a short run leaves behind."""
@@ -17,7 +15,8 @@ def run(threads):
     torch.set_num_threads(threads)
     try:
         student = ctm.CTM(ctm.networks.MLP(2, width=96, layers=3, seed=1), world.sigma_data)
-        history = ctm.train(student, world, world, steps=10, seed=3, recipe=RECIPE)
+        objective = ctm.Consistency(world, "soft", pool=512, levels=8, reuse=4) + 0.2 * ctm.Denoising(256)
+        history = ctm.train(student, world, objective, steps=10, seed=3, target_ema=0.9)
         x = ctm.samplers.noise(student, 500, (2,), generator=torch.Generator().manual_seed(2))
         numbers = [ctm.samplers.one_step(student, x), torch.tensor(history.loss), *student.state_dict().values()]
     finally:

@@ -7,7 +7,7 @@ import torch
 from helpers import AffineMap
 
 import ctm
-from ctm.diagnosis import FRACTIONS
+from ctm.diagnosis import FRACTIONS, Trial, spread
 from studies.checkpoints import FOLDER, MODELS
 
 
@@ -130,3 +130,53 @@ def test_bad_input_is_named():
 def test_the_same_seed_gives_the_same_report():
     model = ctm.CTM(ctm.networks.MLP(2, seed=3), 0.5)
     assert ctm.doctor(model, exact, n=200) == ctm.doctor(model, exact, n=200)
+
+
+class Box(ctm.FlowMap):
+    """The exact map of N(mean, diag(stds^2)), axis by axis."""
+
+    def __init__(self, stds, mean=0.0):
+        self.stds, self.mean, self.center = torch.tensor(stds, dtype=torch.float64), mean, mean
+        self.sigma_data = self.stds.square().mean().sqrt().item()
+        self.sigma_min, self.sigma_max = 0.004 * self.sigma_data, 20 * self.sigma_data
+
+    def sample(self, n, *, generator=None):
+        return self.mean + self.stds * torch.randn((n, len(self.stds)), generator=generator, dtype=torch.float64)
+
+    def G(self, x, t, s):
+        return self.mean + (x - self.mean) * ((self.stds**2 + s**2) / (self.stds**2 + t**2)).sqrt()
+
+    def denoiser(self, x, t):
+        return self.mean + (x - self.mean) * self.stds**2 / (self.stds**2 + t**2)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+def test_a_short_axis_that_is_six_times_too_wide_is_seen(mean):
+    data, wide = Box([1.0, 1e-3], mean), Box([1.0, 6e-3], mean)
+    assert ctm.doctor(data, data).red == []
+    report = ctm.doctor(wide, data)
+    assert report.red == ["spread"]
+    expected = math.hypot(6e-3, wide.sigma_min) / math.hypot(1e-3, wide.sigma_min)
+    assert figure(report, "spread") == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("dim", [2, 16, 64])
+def test_the_spread_of_many_axes_is_not_called_wrong_by_chance(dim):
+    box = Box([0.5] * dim)
+    for seed in range(40):
+        x0 = box.sample(400, generator=torch.Generator().manual_seed(seed))
+        trial = Trial(box, x0, torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed + 99), dtype=x0.dtype))
+        for t, s in ((10.0, 2.9), (2.9, 0.002), (10.0, 0.002)):
+            ratio, slack = spread(trial, t, s)
+            assert abs(ratio - 1) <= slack
+
+
+def test_the_report_prints_on_any_console_and_its_figures_are_marked_as_measured():
+    for report in (ctm.doctor(exact, exact, n=50), ctm.doctor(BROKEN["not finite"][0], exact, n=50)):
+        str(report).encode("ascii")
+    assert all(": ~ " in line for line in str(report).splitlines()[:8])
+
+
+def test_nan_at_one_level_is_red():
+    some = Changed(exact, jump=lambda x, t, s: exact.G(x, t, s) * (torch.nan if t == s == exact.sigma_min else 1))
+    assert ctm.doctor(some, exact, n=50).first_red.name == "boundary"

@@ -44,7 +44,7 @@ def test_twenty_kills_lose_nothing(hurt):
     assert any(name.endswith(".part") for kill in found["kills"] for name in kill["files"])
     assert found["equal"], "the weights after twenty kills are not those of a run never stopped"
     assert found["loss"]
-    assert found["files"] == ["run.safetensors"]  # the parts went with the next writing
+    assert found["files"] == ["run.safetensors"]  # the parts, an hour old by then, went with the next writing
 
 
 def test_a_full_disk_is_reported_and_leaves_the_old_file(hurt):
@@ -73,8 +73,8 @@ def training_file(tmp_path_factory):
 def resume(path):
     world = ctm.data.two_gaussians()
     student = ctm.CTM(ctm.networks.MLP(1, width=8, layers=1), world.sigma_data)
-    recipe = ctm.Recipe(batch=16, pool=32, levels=4, reuse=1)
-    return ctm.train(student, world, world, steps=4, recipe=recipe, checkpoint=path)
+    objective = ctm.Consistency(world, pool=32, levels=4, reuse=1)
+    return ctm.train(student, world, objective, steps=4, batch=16, checkpoint=path)
 
 
 def cut(length):
@@ -110,18 +110,29 @@ DAMAGE = {
     "header that is a list": lambda path: save_file({"a": torch.zeros(1)}, path, metadata={"ctm": "[1]"}),
     "lacks a tensor": changed(lambda tensors, header: tensors.pop("average.network.body.0.bias")),
     "lacks the moments": changed(lambda tensors, header: [tensors.pop(k) for k in list(tensors) if "exp_avg" in k]),
-    "lacks the pool": changed(lambda tensors, header: [tensors.pop(k) for k in list(tensors) if k.startswith("pool")]),
+    "lacks the pool": changed(lambda tensors, header: [tensors.pop(k) for k in list(tensors) if k.startswith("objective")]),
     "wrong shape": changed(lambda tensors, header: tensors.update({"average.network.body.0.bias": torch.zeros(3)})),
-    "wrong pool": changed(lambda tensors, header: tensors.update({"pool.points": torch.zeros(3)})),
+    "wrong pool": changed(lambda tensors, header: tensors.update({"objective.points": torch.zeros(3)})),
     "wrong moments": changed(lambda tensors, header: tensors.update({"optimizer.0.exp_avg": torch.zeros(3)})),
     "not finite": changed(lambda tensors, header: tensors["student.network.body.0.bias"].fill_(torch.nan)),
     "wrong generator": changed(lambda tensors, header: tensors.update({"generator": torch.zeros(3, dtype=torch.uint8)})),
-    "steps below 0": changed(lambda tensors, header: header.update(done=-1)),
-    "more steps than asked": changed(lambda tensors, header: header.update(done=5)),
-    "steps that are no number": changed(lambda tensors, header: header.update(done="3")),
-    "losses that are no list": changed(lambda tensors, header: header.update(losses={"a": 1})),
-    "history with another field": changed(lambda tensors, header: header["history"].update(shell="rm")),
-    "another seed": changed(lambda tensors, header: header.update(seed=1)),
+    "steps below 0": changed(lambda tensors, header: header["run"].update(done=-1)),
+    "more steps than asked": changed(lambda tensors, header: header["run"].update(done=5)),
+    "steps that are no number": changed(lambda tensors, header: header["run"].update(done="3")),
+    "losses that are no list": changed(lambda tensors, header: header["run"].update(losses={"a": 1})),
+    "history with another field": changed(lambda tensors, header: header["run"]["history"].update(shell="rm")),
+    "wrong length of the pool": changed(lambda tensors, header: tensors.update({"objective.left": torch.tensor(-1)})),
+    "a term that is not there": changed(lambda tensors, header: tensors.update({"objective.1.points": torch.zeros(3)})),
+    "moments of another optimiser": changed(
+        lambda tensors, header: tensors.update({"optimizer.0.momentum": torch.zeros(3)})
+    ),
+    "a model too many": changed(lambda tensors, header: tensors.update({"guide.network.body.0.bias": torch.zeros(8)})),
+    "lacks the run": changed(lambda tensors, header: header.pop("run")),
+    "a run that is a list": changed(lambda tensors, header: header.update(run=[1])),
+    "lacks the done steps": changed(lambda tensors, header: header["run"].pop("done")),
+    "lacks the first weights' sums": changed(lambda tensors, header: header["run"].pop("start")),
+    "seconds below 0": changed(lambda tensors, header: header["run"]["history"].update(seconds=-1.0)),
+    "another seed": changed(lambda tensors, header: header["run"].update(seed=1)),
 }
 
 

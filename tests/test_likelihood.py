@@ -21,8 +21,8 @@ from ctm.likelihood import (
     jump_log_det,
     log_likelihood,
 )
-from ctm.samplers import heun
 from ctm.noise import karras_times
+from ctm.samplers import heun
 from ctm.solvers import rk4_step, solve
 
 
@@ -245,3 +245,31 @@ def test_invert_without_a_step_gives_the_guess_and_how_far_it_misses():
     assert torch.equal(z, guess)
     image = 0.5 + (guess - 0.5) * math.sqrt((0.25 + 0.1**2) / (0.25 + 3.0**2))
     assert torch.allclose(residual, ((image - goal) ** 2).sum(1).sqrt())
+
+
+def test_a_moved_map_gives_moved_points_the_same_density():
+    class Moved(AffineMap):
+        center = torch.tensor([100.5], dtype=torch.float64)
+
+        def denoiser(self, x, t):
+            return super().denoiser(x - 100, t) + 100
+
+    class Here(AffineMap):
+        center = 0.5
+
+    x = torch.randn(5, 1, generator=generator(), dtype=torch.float64)
+    density = log_likelihood(Here(), x, steps=16)
+    torch.testing.assert_close(log_likelihood(Moved(), x + 100, steps=16), density, rtol=0, atol=1e-9)
+    # and it is that of N(0.5, 0.5^2 + sigma_min^2), but for the prior, which is wider than the data are at sigma_max
+    exact = torch.distributions.Normal(0.5, math.hypot(0.5, 0.002)).log_prob(x[:, 0])
+    assert torch.allclose(log_likelihood(Here(), x, steps=64), exact, atol=0.02)
+
+
+def test_the_likelihood_has_a_gradient_where_x_asks_for_one_and_keeps_none_otherwise():
+    model, h = small_ctm(), 1e-5
+    x = torch.randn(4, 2, generator=generator(), dtype=torch.float64)
+    assert not log_likelihood(model, x, steps=6).requires_grad
+    steps = h * torch.eye(2, dtype=torch.float64)
+    quotients = [(log_likelihood(model, x + e, steps=6) - log_likelihood(model, x - e, steps=6)) / (2 * h) for e in steps]
+    gradient = torch.autograd.grad(log_likelihood(model, y := x.clone().requires_grad_(True), steps=6).sum(), y)[0]
+    assert torch.allclose(gradient, torch.stack(quotients, 1), atol=1e-6)

@@ -41,7 +41,7 @@ def test_denoiser_and_output_scale_recomputed(outer, inner):
     student, t, s, h = model(outer, inner), 1.3, 0.4, 1e-5
 
     def end(later):
-        return student._jump(POINTS, *torch.tensor([[[t]], [[later]]], dtype=torch.float64))
+        return student.jump(POINTS, *torch.tensor([[[t]], [[later]]], dtype=torch.float64))
 
     slope = (end(t + h) - end(t - h)) / (2 * h)
     assert torch.allclose(student.denoiser(POINTS, t), POINTS - t * slope, atol=1e-8)
@@ -89,20 +89,20 @@ def test_it_trains_and_its_loss_is_the_squared_error_of_the_networks_output(oute
     found = student.network(x / (t**2 + 0.25).sqrt(), tau_t, tau_s)
     loss = ctm.losses.consistency_loss(student, student, pairs)
     assert torch.allclose(loss, (found - wanted).square().mean(), rtol=1e-4)
-    history = ctm.train(student, world, world, steps=60)
+    history = ctm.train(student, world, ctm.Consistency(world, pool=512, levels=24), steps=60, batch=128)
     assert history.loss[-1] < 0.5 * history.loss[0]
 
 
 def test_a_run_of_another_structure_is_not_resumed(tmp_path):
     world, path = ctm.data.ring(), tmp_path / "run.safetensors"
-    recipe = ctm.Recipe(pool=64, levels=4, reuse=1, batch=32)
+    run = {"steps": 2, "batch": 32, "checkpoint": path}
     for outer in (variance, mixed):
         student = Parametrised(ctm.networks.MLP(2, width=8, layers=1), 0.5, outer, edm)
         if outer is variance:
-            ctm.train(student, world, world, steps=2, recipe=recipe, checkpoint=path)
+            ctm.train(student, world, ctm.Consistency(world, pool=64, levels=4), **run)
         else:
             with pytest.raises(ValueError, match="student"):
-                ctm.train(student, world, world, steps=2, recipe=recipe, checkpoint=path)
+                ctm.train(student, world, ctm.Consistency(world, pool=64, levels=4), **run)
 
 
 def test_without_an_inner_structure_g_is_the_network_and_without_an_outer_one_the_jump_is_g():

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ctm
-from ctm.losses import stable_target
+from ctm.losses import draw_levels, grid_times, stable_target
 from ctm.metrics import energy_distance, sliced_wasserstein, wasserstein
-from ctm.pairs import draw_levels, grid_times
-from ctm.samplers import euler, gamma_sampling, heun
 from ctm.noise import karras_times, rho_time
+from ctm.samplers import euler, gamma_sampling, heun
 
 settings.register_profile("repeatable", max_examples=25, derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -162,16 +161,16 @@ def test_schedules_run_from_end_to_end(n, low, ratio):
 
 
 @given(st.sampled_from(["local", "soft", "global"]), st.integers(2, 40), st.floats(0, 1), st.floats(0, 1), seeds)
-def test_the_times_of_every_pair_run_down(consistency, levels, from_noise, to_data, seed):
+def test_the_times_of_every_pair_run_down(kind, levels, from_noise, to_data, seed):
     g = generator(seed)
-    drawn = draw_levels(64, levels, consistency, from_noise, to_data, g)
+    drawn = draw_levels(64, levels, kind, from_noise, to_data, g)
     offset = torch.rand(64, generator=g)
     t, u, s = (grid_times(k, levels, offset, 0.002, 10.0) for k in drawn)
     assert bool((t > u).all())
     assert bool((u >= s).all())
     assert s.min() >= 0.002
     assert t.max() <= 10.0
-    if consistency == "global":
+    if kind == "global":
         assert torch.equal(u, s)
 
 

@@ -7,8 +7,8 @@ import torch
 from helpers import AffineMap, generator, noised, rho_fraction
 
 import ctm
-from ctm.samplers import euler, gamma_sampling, heun, multistep, noise, one_step
 from ctm.noise import karras_times, rho_time
+from ctm.samplers import euler, gamma_sampling, heun, multistep, noise, one_step, sample
 from ctm.solvers import euler_step, solve
 
 
@@ -172,3 +172,72 @@ def test_a_solver_calls_the_teacher_once_a_substep_at_edms_spacing():
     x, t, u = (torch.full((1, 1), value, dtype=torch.float64) for value in (3.0, 8.0, 0.5))
     assert torch.allclose(solve(euler_step, Still(), x, t, u, 4), x)
     assert seen == pytest.approx(karras_times(4, 0.5, 8.0)[:-1].tolist(), rel=1e-6)
+
+
+class Moved(AffineMap):
+    """The same data, moved by a vector: what any sampler does must move with them."""
+
+    def __init__(self, by=0.0):
+        self.by, self.shape = by, (1,)
+        self.center = 0.5 + by
+
+    def G(self, x, t, s):
+        return super().G(x - self.by, t, s) + self.by
+
+    def denoiser(self, x, t):
+        return super().denoiser(x - self.by, t) + self.by
+
+
+def test_noise_lies_about_the_center_and_has_the_shape_of_the_model():
+    here, there = (noise(Moved(by), 50_000, generator=generator()) for by in (0.0, 300.0))
+    assert here.shape == (50_000, 1)
+    torch.testing.assert_close(there, here + 300.0, rtol=0, atol=1e-4)
+    assert math.isclose(there.mean().item(), 300.5, abs_tol=5 * 10 / 50_000**0.5)
+    with pytest.raises(TypeError, match="shape must be given"):
+        noise(AffineMap(), 5)
+
+
+@pytest.mark.parametrize(("steps", "gamma"), [(1, 0.0), (4, 0.0), (4, 0.7)])
+def test_sample_is_the_sampler_from_its_seed_and_moves_with_the_data(steps, gamma):
+    model, g = Moved(), generator(3)
+    x = 0.5 + 10.0 * torch.randn((6, 1), generator=g)
+    by_hand = gamma_sampling(model, x, karras_times(steps, 0.002, 10.0), gamma, generator=g)
+    assert torch.equal(sample(model, 6, steps, 3, gamma=gamma), by_hand)
+    torch.testing.assert_close(sample(Moved(300.0), 6, steps, 3, gamma=gamma), by_hand + 300, rtol=0, atol=1e-3)
+    if steps == 1:
+        assert torch.equal(by_hand, one_step(model, x))
+
+
+def test_sample_gives_a_condition_to_the_model_and_undoes_its_scaling():
+    class Restoring(Moved):
+        def given(self, condition):
+            return Moved(100.0 * condition)
+
+        def restore(self, x):
+            return 7 + 2 * x
+
+    plain = sample(Moved(), 6, 2, 1)
+    told = sample(Restoring(), 6, 2, 1, condition=3)
+    start = noise(Moved(), 6, generator=generator(1))
+    assert torch.allclose(sample(Restoring(), 6, 2, 1), 7 + 2 * plain)
+    assert torch.allclose(told, 7 + 2 * gamma_sampling(Moved(300.0), start, karras_times(2, 0.002, 10.0)))
+    with pytest.raises(TypeError, match="condition must be None"):
+        sample(Moved(), 6, condition=3)
+
+
+def test_solve_keeps_a_gradient_only_where_the_points_ask_for_one():
+    class Weighted(AffineMap):
+        weight = torch.tensor(1.0, requires_grad=True)
+
+        def denoiser(self, x, t):
+            return self.weight * super().denoiser(x, t)
+
+    t, u = torch.full((1, 1), 3.0), torch.full((1, 1), 0.5)
+    x = torch.randn((5, 1), generator=generator())
+    assert not solve(euler_step, Weighted(), x, t, u, 3).requires_grad
+    x.requires_grad_(True)
+    solve(euler_step, Weighted(), x, t, u, 3).sum().backward()
+    slope, levels = 1.0, [3.0, *rho_time(torch.tensor([1 / 3, 2 / 3]), 0.5, 3.0).tolist(), 0.5]
+    for now, after in zip(levels, levels[1:], strict=False):  # each step is linear in x
+        slope *= after / now + (1 - after / now) * 0.25 / (0.25 + now**2)
+    assert x.grad.flatten().tolist() == pytest.approx([slope] * 5, rel=1e-5)

@@ -9,7 +9,7 @@ from helpers import exact_ctm
 
 import ctm
 from ctm.losses import Draw, Models
-from studies import Rows, control, load, pitfalls, regimes, sixteen, teachers
+from studies import Rows, control, joint, load, pitfalls, regimes, scaling, sixteen, teachers
 
 STUDIES = Path(__file__).parents[1] / "studies"
 RESULTS = sorted(STUDIES.glob("*.json"))
@@ -81,6 +81,29 @@ def test_a_regime_is_its_runs(regime):
     ctm.train(again, world, objective, steps, 1, batch=16)
     for one, other in zip(student.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("columns", ["alike", "unlike"])
+def test_the_table_of_the_study_is_what_it_says(columns):
+    world = joint.Rescaled(ctm.data.clusters(), columns == "unlike", 0)
+    rows = world.sample(2000, generator=torch.Generator().manual_seed(0))
+    assert rows.dtype == torch.float64
+    spread, far = rows.std(0), rows.mean(0).abs().max()
+    assert (spread.max() / spread.min() > 1e5) == (far > 9e5) == (columns == "unlike")
+
+
+def test_the_summary_has_a_line_for_each_setting(monkeypatch, capsys):
+    rows = [{"world": "ring", "regime": "none", "steps": 9, "seed": n, "error": e} for n, e in enumerate((3.0, 1.0, 2.0))]
+    monkeypatch.setattr(joint, "load", lambda name: Rows([*rows, {"loss": "denoised", "steps": 3, "equal": True}]))
+    joint.summary()
+    assert capsys.readouterr().out.splitlines() == ["ring none 9 | error 2", "denoised 3 | equal 1"]
+
+
+def test_the_gain_of_the_rule_is_the_networks_own():
+    for dim, gain in ((1, 8.0), (2, 8.0), (16, 8 / 8**0.5), (64, 8 / 32**0.5)):
+        assert scaling.gains(dim)[0] == pytest.approx(gain, rel=1e-4)
+        model = ctm.CTM.for_data(ctm.data.GaussianMixture(torch.zeros(1, dim), 0.5))
+        assert model.network.config["gain"] == pytest.approx(gain, rel=1e-9)
 
 
 def test_a_row_of_the_line_again():

@@ -51,9 +51,7 @@ def test_the_density_far_away_is_scipys():
     means, c, offset, t = np.array([[0.0], [0.5]]), 0.0625, 5e6, 0.125
     world = ctm.GaussianMixture(means + offset, c, [0.25, 0.75])
     x = np.array([0.125, 0.25, 0.75])
-    density = 0.25 * stats.norm.pdf(x, 0, np.hypot(c, t)) + 0.75 * stats.norm.pdf(
-        x, 0.5, np.hypot(c, t)
-    )
+    density = 0.25 * stats.norm.pdf(x, 0, np.hypot(c, t)) + 0.75 * stats.norm.pdf(x, 0.5, np.hypot(c, t))
     found = world.log_prob(torch.from_numpy(x + offset)[:, None], t)
     assert np.allclose(found.numpy(), np.log(density), rtol=0, atol=1e-9)
 
@@ -90,8 +88,7 @@ def test_the_plain_denoiser_is_the_fast_one(stds, t):
         ]
         for axis in (0, 1):
             own = [
-                ((v - t * t) * point[axis] + t * t * mu[axis]) / v
-                for mu, v in zip(means.tolist(), variances, strict=True)
+                ((v - t * t) * point[axis] + t * t * mu[axis]) / v for mu, v in zip(means.tolist(), variances, strict=True)
             ]
             assert found[axis] == pytest.approx(np.average(own, weights=weight), rel=1e-8)
 

@@ -130,7 +130,7 @@ def sampling() -> Figures:
         ctm.load(ROOT / f"book/checkpoints/{name}.safetensors") for name in ("ring_learned", "ring_denoiser")
     )
     x = noise(student, 2000, (2,), generator=torch.Generator().manual_seed(0))
-    times = karras_times(18, student.sigma_min, student.sigma_max)
+    times = karras_times(18, student)
     one, many = seconds(lambda: one_step(student, x), lambda: heun(teacher, x, times), repeats=5)
     result = {"one step is faster by": many / one, "one step: microseconds a sample": 1e6 * one / len(x)}
     for name, sampler in (

@@ -59,7 +59,7 @@ def gamma_still() -> None:
     world, model = ctm.data.ring(), load("ring_small")
     generator = torch.Generator().manual_seed(0)
     x = noise(model, 500, (2,), generator=generator)
-    samples = gamma_sampling(model, x, karras_times(4, model.sigma_min, model.sigma_max))
+    samples = gamma_sampling(model, x, karras_times(4, model))
     _, axes = plt.subplots(1, 2, figsize=(6.2, 3.0))
     scatter(axes[0], samples, "student", "samples", limit=1.3)
     scatter(axes[1], world.sample(500, generator=generator), "data", "data", limit=1.3)

@@ -1,5 +1,5 @@
-"""Losses: terms that are called with the models, a draw of data and a generator, and that add
-and scale."""
+"""Losses: terms that are called with the models, a draw of data and a generator, and that
+add and scale."""
 
 from ctm.losses.adversarial import Adversarial, hinge_loss, r1_penalty
 from ctm.losses.consistency import Consistency, consistency_loss
@@ -10,11 +10,9 @@ from ctm.losses.objective import (
     Objective,
     Term,
     adaptive_weight,
-    load_state_of,
+    as_term,
     move_average,
-    name_of,
     ramped,
-    state_of,
 )
 from ctm.losses.trajectories import (
     Levels,
@@ -40,18 +38,16 @@ __all__ = [
     "Term",
     "Trajectories",
     "adaptive_weight",
+    "as_term",
     "consistency_loss",
     "draw_levels",
     "dsm_loss",
     "fresh_pairs",
     "grid_times",
     "hinge_loss",
-    "load_state_of",
     "move_average",
-    "name_of",
     "noised_points",
     "r1_penalty",
     "ramped",
     "stable_target",
-    "state_of",
 ]

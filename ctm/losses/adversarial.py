@@ -1,5 +1,5 @@
-r"""The adversarial term: a discriminator that tells jumps from data, and what it adds to the
-loss."""
+r"""The adversarial term: a discriminator that tells jumps from data, and what it adds to
+the loss."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ctm.optimisers import load_optimizer, optimizer_state
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    r"""The discriminator's loss :math:`E_{p}[\max(0, 1 - J)] + E_{q}[\max(0, 1 + J)]` (Lim and Ye
-    2017).
+    r"""The discriminator's loss :math:`E_{p}[\max(0, 1 - J)] + E_{q}[\max(0, 1 + J)]` (Lim
+    and Ye 2017).
 
-    ``real`` and ``fake`` are its outputs on data and on samples. Over all functions the least
-    value is twice the overlap :math:`\int \min(p, q)`: 2 for samples that cannot be told from
-    data, 0 for samples that always can.
+    ``real`` and ``fake`` are its outputs on data and on samples. Over all functions the
+    least value is twice the overlap :math:`\int \min(p, q)`: 2 for samples that cannot be
+    told from data, 0 for samples that always can.
     """
     return (1 - real).relu().mean() + (1 + fake).relu().mean()
 
 
 def r1_penalty(discriminator: nn.Module, x: Tensor, tau: Tensor) -> Tensor:
-    r""":math:`\tfrac{1}{2} E|\nabla_x J(x, \tau)|^2` over real points ``x`` (Mescheder et al.
-    2018)."""
+    r""":math:`\tfrac{1}{2} E|\nabla_x J(x, \tau)|^2` over real points ``x`` (Mescheder et
+    al. 2018)."""
     x = x.detach().requires_grad_(True)
     gradient = torch.autograd.grad(discriminator(x, tau).sum(), x, create_graph=True)[0]
     return gradient.flatten(1).square().sum(1).mean() / 2
@@ -41,23 +41,24 @@ def r1_penalty(discriminator: nn.Module, x: Tensor, tau: Tensor) -> Tensor:
 
 @dataclass(repr=False, eq=False)
 class Adversarial(Term):
-    r"""The generator's loss :math:`-E[J(G_{sg}(G_\theta(x_t, t, s), s, \sigma_{min}))]`, with a
-    discriminator :math:`J` that learns beside the student (Kim et al. 2024; Lim and Ye 2017).
+    r"""The generator's loss :math:`-E[J(G_{sg}(G_\theta(x_t, t, s), s, \sigma_{min}))]`,
+    with a discriminator :math:`J` that learns beside the student (Kim et al. 2024; Lim and
+    Ye 2017).
 
     It stands in a sum after another term: ``Consistency(teacher) + Adversarial()``.
     """
 
     adaptive: bool = True
-    """Multiply by the ratio of two gradients' norms at the last layer, that of the first term
-    of the sum over this one's, as Kim et al. (2024) do."""
+    """Multiply by the ratio of two gradients' norms at the last layer, that of the first
+    term of the sum over this one's, as Kim et al. (2024) do."""
     most: float = 10.0
-    """The largest ratio allowed, for the case that the discriminator has hardly a gradient left
-    to divide by."""
+    """The largest ratio allowed, for the case that the discriminator has hardly a gradient
+    left to divide by."""
     start: float = 0.4
     """Share of the steps, at the start, without the term and without a discriminator."""
     noise: float = 1.0
-    r"""Highest noise level at which the discriminator compares, in units of ``sigma_data``; 0
-    shows it clean points."""
+    r"""Highest noise level at which the discriminator compares, in units of ``sigma_data``;
+    0 shows it clean points."""
     r1: float = 0.1
     r"""Weight :math:`\gamma` of the penalty :math:`\frac{\gamma}{2} E|\nabla J|^2` on real
     points."""
@@ -104,11 +105,15 @@ class Adversarial(Term):
         )
         xt = x0 + t * randn(x0.shape, rng, dtype=x0.dtype, device=x0.device)
         student, target = (given(m, condition) for m in (student, models.target))
-        return target.jump(student.jump(xt, t, s), s, s.new_full([1] * s.ndim, student.sigma_min))
+        return target.jump(
+            student.jump(xt, t, s), s, s.new_full([1] * s.ndim, student.sigma_min)
+        )
 
-    def noised(self, student: CTM, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        r"""Points at ``sigma_min`` carried up to a noise level :math:`\tau` drawn for each, and
-        that level."""
+    def noised(
+        self, student: CTM, x: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        r"""Points at ``sigma_min`` carried up to a noise level :math:`\tau` drawn for each,
+        and that level."""
         low = student.sigma_min
         top = max(low, self.noise * student.sigma_data)
         fraction = as_column(rand((len(x),), rng, device=x.device), x)
@@ -116,13 +121,13 @@ class Adversarial(Term):
         eps = randn(x.shape, rng, dtype=x.dtype, device=x.device)
         return x + (tau**2 - low**2).sqrt() * eps, tau
 
-    def learn(
-        self, student: CTM, x0: Tensor, fake: Tensor, rng: torch.Generator
-    ) -> float:
+    def learn(self, student: CTM, x0: Tensor, fake: Tensor, rng: torch.Generator) -> float:
         """One step of the discriminator on clean points and samples; returns its hinge loss
         before the step."""
         judge, optimizer = self.opponent(student, x0)
-        real = x0 + student.sigma_min * randn(x0.shape, rng, dtype=x0.dtype, device=x0.device)
+        real = x0 + student.sigma_min * randn(
+            x0.shape, rng, dtype=x0.dtype, device=x0.device
+        )
         real, tau_real = self.noised(student, real, rng)
         fake, tau_fake = self.noised(student, fake.detach(), rng)
         loss = hinge_loss(judge(real, tau_real), judge(fake, tau_fake))
@@ -139,8 +144,11 @@ class Adversarial(Term):
         discriminator, _ = self.opponent(student, fake)
         return -discriminator(*self.noised(student, fake, rng)).mean()
 
-    def opponent(self, student: CTM, x: Tensor) -> tuple[Discriminator, torch.optim.Optimizer]:
-        """The discriminator and its optimiser, made for points like ``x`` at the first call."""
+    def opponent(
+        self, student: CTM, x: Tensor
+    ) -> tuple[Discriminator, torch.optim.Optimizer]:
+        """The discriminator and its optimiser, made for points like ``x`` at the first
+        call."""
         if self.discriminator is None or self.optimizer is None:
             return self._make(x[0].numel(), student.sigma_data, x.device)
         return self.discriminator, self.optimizer
@@ -148,7 +156,9 @@ class Adversarial(Term):
     def state_dict(self) -> dict[str, Tensor]:
         if self.discriminator is None or self.optimizer is None:
             return {}
-        weights = {f"discriminator.{k}": v for k, v in self.discriminator.state_dict().items()}
+        weights = {
+            f"discriminator.{k}": v for k, v in self.discriminator.state_dict().items()
+        }
         moments = {f"optimizer.{k}": v for k, v in optimizer_state(self.optimizer).items()}
         made_for = torch.tensor(self.made_for, dtype=torch.float64)
         return weights | moments | {"made_for": made_for}
@@ -170,7 +180,9 @@ class Adversarial(Term):
         self, dim: int, sigma_data: float, device: torch.device
     ) -> tuple[Discriminator, torch.optim.Optimizer]:
         self.made_for = dim, sigma_data
-        self.discriminator = Discriminator(dim, sigma_data, self.width, self.seed).to(device)
+        self.discriminator = Discriminator(dim, sigma_data, self.width, self.seed).to(
+            device
+        )
         weights = self.discriminator.parameters()
         self.optimizer = torch.optim.Adam(weights, self.lr, (0.5, 0.9), fused=True)
         return self.discriminator, self.optimizer

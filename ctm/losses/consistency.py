@@ -27,11 +27,9 @@ from ctm.solvers import Step, heun_step
 COMPARE = ("s", "x0")
 
 
-def consistency_loss(
-    student: CTM, target: CTM, pairs: Pairs, compare: str = "s"
-) -> Tensor:
-    r"""The jump :math:`G_\theta(x_t, t, s)` against the teacher's step to ``u`` followed by the
-    target's jump to ``s``.
+def consistency_loss(student: CTM, target: CTM, pairs: Pairs, compare: str = "s") -> Tensor:
+    r"""The jump :math:`G_\theta(x_t, t, s)` against the teacher's step to ``u`` followed by
+    the target's jump to ``s``.
 
     .. math::
 
@@ -39,15 +37,16 @@ def consistency_loss(
         x_{target} = G_{sg}\bigl(Solver(x_t, t, u), u, s\bigr)
 
     and the loss is the mean of :math:`|x_{est} - x_{target}|^2` per coordinate, in units of
-    :math:`c_{out}(t)^2 (1 - s/t)^2`, which for ``compare="s"`` makes it the squared error of the
-    network's own output. With ``compare="x0"`` both points first jump on to ``sigma_min`` by the
-    target, as in the paper's soft consistency matching (Kim et al. 2024); the gradient then
-    flows through the target's jump to the student's, so the target must be a model whose
-    weights require none.
+    :math:`c_{out}(t)^2 (1 - s/t)^2`, which for ``compare="s"`` makes it the squared error
+    of the network's own output. With ``compare="x0"`` both points first jump on to
+    ``sigma_min`` by the target, as in the paper's soft consistency matching (Kim et al.
+    2024); the gradient then flows through the target's jump to the student's, so the target
+    must be a model whose weights require none.
 
     Args:
         student: the model in training.
-        target: the same model with the weights to be held still. For "s" it may be the student.
+        target: the same model with the weights to be held still. For "s" it may be the
+            student.
         pairs: the batch; points ``(n, *data_shape)``, times ``(n, 1, ...)``.
         compare: "s" or "x0".
     """
@@ -66,25 +65,27 @@ def consistency_loss(
 
 @dataclass(repr=False, eq=False)
 class Consistency(Term):
-    r"""Consistency along the teacher's trajectories (:func:`consistency_loss`; Kim et al. 2024).
+    r"""Consistency along the teacher's trajectories (:func:`consistency_loss`; Kim et al.
+    2024).
 
     A pair of points of one trajectory, at times :math:`t > u \ge s`, comes from a pool of
-    trajectories solved beforehand (:class:`ctm.losses.Trajectories`) or, with ``pool=0``, from
-    noised data and the solver, as in the paper. The defaults are the book's recipe.
+    trajectories solved beforehand (:class:`ctm.losses.Trajectories`) or, with ``pool=0``,
+    from noised data and the solver, as in the paper. The defaults are the book's recipe.
     """
 
     teacher: Denoiser | Conditional
-    """Anything with a ``denoiser``: an exact world, a learned denoiser, another CTM. Where the
-    data come with a condition, anything with ``given``."""
+    """Anything with a ``denoiser``: an exact world, a learned denoiser, another CTM. Where
+    the data come with a condition, anything with ``given``."""
     kind: str = "global"
     """Where :math:`u` lies from :math:`t` to :math:`s`: "local", "soft" or "global"."""
     compare: str = "s"
-    """Compare the jumps where they land ("s"), or after one more to ``sigma_min`` ("x0")."""
+    """Compare the jumps where they land ("s"), or after one more to ``sigma_min``
+    ("x0")."""
     step: Step = heun_step
     """The solver's step, of :mod:`ctm.solvers`."""
     substeps: int = 1
-    """Solver steps from one level of a trajectory to the next; without a pool, from ``t`` to
-    ``u``."""
+    """Solver steps from one level of a trajectory to the next; without a pool, from ``t``
+    to ``u``."""
     levels: int = 96
     """Steps of the grid on which the times of a pair are drawn."""
     continuous: bool = True
@@ -95,12 +96,16 @@ class Consistency(Term):
     to_data: float = 0.5
     """Probability that ``s`` is ``sigma_min``."""
     pool: int = 4096
-    """Trajectories solved at once and drawn from many times; 0 solves anew for every pair."""
+    """Trajectories solved at once and drawn from many times; 0 solves anew for every
+    pair."""
     reuse: int = 48
-    """Pairs drawn from each pooled trajectory, on average, before the pool is solved again."""
+    """Pairs drawn from each pooled trajectory, on average, before the pool is solved
+    again."""
 
     def __post_init__(self) -> None:
-        if not any(callable(getattr(self.teacher, name, None)) for name in ("denoiser", "given")):
+        if not any(
+            callable(getattr(self.teacher, name, None)) for name in ("denoiser", "given")
+        ):
             kind = type(self.teacher).__name__
             raise TypeError(f"teacher must have a method denoiser or given, got {kind}")
         check_choice(self.kind, "kind", KINDS)
@@ -131,7 +136,9 @@ class Consistency(Term):
         )
         if not self.pool:
             x0, condition = draw()
-            return fresh_pairs(x0, levels, self.route(models.student, condition), rng), condition
+            return fresh_pairs(
+                x0, levels, self.route(models.student, condition), rng
+            ), condition
         if not self.left:
             x0, self.condition = draw(self.pool)
             self.trajectories.refill(x0, self.route(models.student, self.condition), rng)
@@ -145,7 +152,9 @@ class Consistency(Term):
         """How the teacher's points are found."""
         teacher = given(self.teacher, condition)
         limits = student.sigma_min, student.sigma_max
-        return Route(self.levels, self.continuous, teacher, self.step, self.substeps, limits)
+        return Route(
+            self.levels, self.continuous, teacher, self.step, self.substeps, limits
+        )
 
     @torch.no_grad()
     def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
@@ -169,7 +178,10 @@ class Consistency(Term):
             return
         held = {key: tuple(value.shape) for key, value in state.items()}
         size = (self.pool, self.levels + 1)
-        sound = held.get("points", ())[:2] == held.get("times") == size and held.get("left") == ()
+        sound = (
+            held.get("points", ())[:2] == held.get("times") == size
+            and held.get("left") == ()
+        )
         if not sound or held.keys() - {"points", "times", "left", "condition"}:
             raise ValueError(f"the pool must hold {size} points and times, got {held}")
         self.trajectories.points, self.trajectories.times = state["points"], state["times"]

@@ -29,8 +29,8 @@ def dsm_loss(
 
     Its minimiser over all functions is :math:`E[x_0 \mid x_t]`; the weight is EDM's
     :math:`1 / c_{out}^2`. With ``references`` the target :math:`x_0` becomes
-    :func:`stable_target`: given :math:`x_t` and the set of all candidates, :math:`x_0` is the
-    :math:`j`-th with probability :math:`w_j`, so the mean over candidates has the same
+    :func:`stable_target`: given :math:`x_t` and the set of all candidates, :math:`x_0` is
+    the :math:`j`-th with probability :math:`w_j`, so the mean over candidates has the same
     expectation as :math:`x_0` and less variance.
 
     Args:
@@ -57,16 +57,19 @@ def stable_target(
         \sum_j w_j\, y_j, \qquad w_j \propto \exp\bigl(-|x_t - y_j|^2 / 2t^2\bigr), \qquad
         y \in \{x_0\} \cup references
 
-    It is a self-normalised estimate of :math:`E[x_0 \mid x_t]`: at high noise nearly that mean,
-    at low noise :math:`x_0` itself. Shapes as in :func:`dsm_loss`; ``same`` is ``(n, m)``, False
-    where a reference belongs to another class than the point and must not count.
+    It is a self-normalised estimate of :math:`E[x_0 \mid x_t]`: at high noise nearly that
+    mean, at low noise :math:`x_0` itself. Shapes as in :func:`dsm_loss`; ``same`` is ``(n,
+    m)``, False where a reference belongs to another class than the point and must not
+    count.
     """
     flat, own, others = (part.reshape(len(part), -1) for part in (xt, x0, references))
 
     def half_square(y: Tensor) -> Tensor:
         return y.square().sum(1) / 2
 
-    with torch.autocast(xt.device.type, enabled=False):  # half precision would round the logits
+    with torch.autocast(
+        xt.device.type, enabled=False
+    ):  # half precision would round the logits
         # log w_j up to a constant in j: |x|^2 is left out of |x - y|^2
         own_logit = (flat * own).sum(1) - half_square(own)
         others_logit = flat @ others.T - half_square(others)
@@ -79,10 +82,12 @@ def stable_target(
 
 @dataclass(repr=False, eq=False)
 class Denoising(Term):
-    r"""Denoising score matching (:func:`dsm_loss`), which teaches :math:`g(x, t, t) = D(x, t)`.
+    r"""Denoising score matching (:func:`dsm_loss`), which teaches :math:`g(x, t, t) = D(x,
+    t)`.
 
     A model trained with this term alone is an EDM denoiser (Karras et al. 2022), a learned
-    teacher. Strengths of guidance play no part: a class has clean points, a strength has none.
+    teacher. Strengths of guidance play no part: a class has clean points, a strength has
+    none.
     """
 
     references: int = 1024
@@ -90,8 +95,8 @@ class Denoising(Term):
     times: DrawTimes = lognormal_times
     """How noise levels are drawn (:mod:`ctm.noise`)."""
     adaptive: bool = False
-    """Multiply by the ratio of two gradients' norms at the last layer, that of the first term
-    of the sum over this one's (Kim et al. 2024)."""
+    """Multiply by the ratio of two gradients' norms at the last layer, that of the first
+    term of the sum over this one's (Kim et al. 2024)."""
 
     def __post_init__(self) -> None:
         check_number(self.references, "references", 0, integer=True)
@@ -106,6 +111,8 @@ class Denoising(Term):
         if self.references:
             references, others = draw.clean(self.references)
             if condition is not None and others is not None:
-                same = (condition[:, None] == others).reshape(len(x0), len(others), -1).all(2)
+                same = (
+                    (condition[:, None] == others).reshape(len(x0), len(others), -1).all(2)
+                )
         loss = dsm_loss(given(models.student, condition), x0, noise, t, references, same)
         return balance(models, loss) * loss if self.adaptive else loss

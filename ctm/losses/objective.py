@@ -1,4 +1,5 @@
-"""What a term of the loss is: anything called with the models, a draw of data and a generator."""
+"""What a term of the loss is: anything called with the models, a draw of data and a
+generator."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ class Models:
         average: the exponential moving average of its weights, which training ends with.
         step: how many steps are done.
         steps: how many there will be.
-        first: in a sum of terms, the value of the first one, against which an adaptive
-            weight is measured; None while that one is computed.
+        first: in a sum of terms, the value of the first one without its weight, against
+            which an adaptive weight is measured; None while that one is computed.
     """
 
     def __init__(self, student: CTM, steps: int, target_ema: float = 0.0) -> None:
@@ -47,8 +48,9 @@ class Models:
 
     @property
     def target(self) -> CTM:
-        r"""The student held still, :math:`\mathrm{sg}`: an average of its weights with decay
-        ``target_ema``, or the current weights where that is 0. Its weights need no gradient."""
+        r"""The student held still, :math:`\mathrm{sg}`: an average of its weights with
+        decay ``target_ema``, or the current weights where that is 0. Its weights need no
+        gradient."""
         if not self.target_ema:
             self._move(2, 0.0)
         return self._target
@@ -72,9 +74,10 @@ class Models:
 class Draw:
     """Clean points of the data, and their condition.
 
-    ``draw(n)`` returns ``(points, condition)``: points ``(n, *data_shape)`` on the student's
-    device, and what the student is told of each, a tensor with one row a point, or None where
-    the data have no labels or the student takes no condition. ``draw()`` draws ``batch`` points.
+    ``draw(n)`` returns ``(points, condition)``: points ``(n, *data_shape)`` on the
+    student's device, and what the student is told of each, a tensor with one row a point,
+    or None where the data have no labels or the student takes no condition. ``draw()``
+    draws ``batch`` points.
     """
 
     def __init__(self, data: Data, student: CTM, batch: int, rng: torch.Generator) -> None:
@@ -101,15 +104,17 @@ class Draw:
             points = self.data.sample(n, generator=self.rng)
         self.shape = tuple(check_points(points, "data.sample(n)", self.shape).shape[1:])
         if len(points) != n:
-            raise ValueError(f"data.sample(n) must return n = {n} points, got {len(points)}")
+            raise ValueError(
+                f"data.sample(n) must return n = {n} points, got {len(points)}"
+            )
         return points.to(self.device), condition
 
 
 class Term:
-    """A term of the loss that adds and scales: ``Consistency(teacher) + 0.1 * Denoising()``.
+    """A term of the loss, which adds and scales.
 
-    A subclass gives ``__call__`` (:class:`Objective`), and overrides the other two where it
-    carries a state of its own.
+    A subclass gives ``__call__`` (:class:`Objective`), and overrides the other three where
+    it carries a state of its own. A plain function has none.
     """
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
@@ -122,7 +127,7 @@ class Term:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up what :meth:`state_dict` gave; raises ValueError if it does not fit."""
         if state:
-            raise ValueError(f"{type(self).__name__} has no state, got {sorted(state)[:4]}")
+            raise ValueError(f"{self!r} has no state, got {sorted(state)[:4]}")
 
     def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
         """Figures by which a resumed run knows what the term holds, such as its teacher."""
@@ -135,40 +140,58 @@ class Term:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __add__(self, other: Objective) -> Sum:
-        return Sum(*_terms(self), *_terms(other))
+        return Sum(*_parts(self), *_parts(other))
 
     def __radd__(self, other: Objective) -> Sum:
-        return Sum(*_terms(other), *_terms(self))
+        return Sum(*_parts(other), *_parts(self))
 
-    def __mul__(self, weight: float) -> Scaled:
-        return Scaled(weight, self)
+    def __mul__(self, weight: float) -> Sum:
+        weight = check_number(weight, "weight", 0)
+        return Sum(*((weight * own, term) for own, term in _parts(self)))
 
     __rmul__ = __mul__
 
 
-class Sum(Term):
-    """Terms added up."""
+class Function(Term):
+    """A plain function as a term."""
 
-    def __init__(self, *terms: Objective) -> None:
-        self.terms = terms
+    def __init__(self, function: Objective) -> None:
+        if not callable(function):
+            kind = type(function).__name__
+            raise TypeError(f"objective must be callable, and so each term, got {kind}")
+        self.function = function
+
+    def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
+        return self.function(models, draw, rng)
+
+    def __repr__(self) -> str:
+        return name_of(self.function)
+
+
+class Sum(Term):
+    """Terms with their weights."""
+
+    def __init__(self, *parts: tuple[float, Term]) -> None:
+        self.weights, self.terms = zip(*parts, strict=True)
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
         outer, models.first = models.first, None
-        total = models.first = self.terms[0](models, draw, rng)
-        for term in self.terms[1:]:
-            total = total + term(models, draw, rng)
+        models.first = self.terms[0](models, draw, rng)
+        total = self.weights[0] * models.first
+        for weight, term in zip(self.weights[1:], self.terms[1:], strict=True):
+            total = total + weight * term(models, draw, rng)
         models.first = outer
         return total
 
     def __repr__(self) -> str:
-        return " + ".join(map(name_of, self.terms))
+        pairs = zip(self.weights, self.terms, strict=True)
+        return " + ".join(
+            f"{w!r} * {term!r}" if w != 1 else repr(term) for w, term in pairs
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {
-            f"{i}.{key}": value
-            for i, term in enumerate(self.terms)
-            for key, value in state_of(term).items()
-        }
+        states = enumerate(term.state_dict() for term in self.terms)
+        return {f"{i}.{key}": value for i, state in states for key, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         parts: list[dict[str, Tensor]] = [{} for _ in self.terms]
@@ -178,39 +201,23 @@ class Sum(Term):
                 raise ValueError(f"the sum has no term for the state {key}")
             parts[int(index)][name] = value
         for term, part in zip(self.terms, parts, strict=True):
-            load_state_of(term, part)
-
-
-    def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
-        known = [term for term in self.terms if isinstance(term, Term)]
-        return [figure for term in known for figure in term.probe(student, x0, condition)]
-
-
-class Scaled(Term):
-    """A term times a number."""
-
-    def __init__(self, weight: float, term: Objective) -> None:
-        self.weight, self.term = check_number(weight, "weight", 0), term
-
-    def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
-        return self.weight * self.term(models, draw, rng)
-
-    def __repr__(self) -> str:
-        return f"{self.weight:g} * {name_of(self.term)}"
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return state_of(self.term)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        load_state_of(self.term, state)
+            term.load_state_dict(part)
 
     def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
-        return self.term.probe(student, x0, condition) if isinstance(self.term, Term) else []
+        return [
+            figure for term in self.terms for figure in term.probe(student, x0, condition)
+        ]
+
+
+def as_term(objective: Objective) -> Term:
+    """``objective`` itself if it is a term, else a term that calls it."""
+    return objective if isinstance(objective, Term) else Function(objective)
 
 
 def adaptive_weight(main: Tensor, auxiliary: Tensor, last_layer: Tensor) -> Tensor:
-    r""":math:`\lambda = |\nabla_{\theta_L} L_{main}| / |\nabla_{\theta_L} L_{aux}|` at the last
-    layer's weights :math:`\theta_L`, with no gradient (Esser et al. 2021; Kim et al. 2024)."""
+    r""":math:`\lambda = |\nabla_{\theta_L} L_{main}| / |\nabla_{\theta_L} L_{aux}|` at the
+    last layer's weights :math:`\theta_L`, with no gradient (Esser et al. 2021; Kim et al.
+    2024)."""
     norms = [
         torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm()
         for loss in (main, auxiliary)
@@ -219,7 +226,8 @@ def adaptive_weight(main: Tensor, auxiliary: Tensor, last_layer: Tensor) -> Tens
 
 
 def balance(models: Models, loss: Tensor) -> Tensor:
-    """:func:`adaptive_weight` of ``loss`` against the first term of the sum it stands in."""
+    """:func:`adaptive_weight` of ``loss`` against the first term of the sum it stands
+    in."""
     if models.first is None:
         raise ValueError("adaptive must be False in a loss whose first term this is")
     return adaptive_weight(models.first, loss, models.student.last_layer)
@@ -233,8 +241,8 @@ def ramped(decay: float, step: int) -> float:
 
 def move_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     r"""Exponential moving average of the weights,
-    :math:`\bar\theta \leftarrow decay\,\bar\theta + (1 - decay)\,\theta`. Buffers, such as the
-    running statistics of a batch norm, are copied."""
+    :math:`\bar\theta \leftarrow decay\,\bar\theta + (1 - decay)\,\theta`. Buffers, such as
+    the running statistics of a batch norm, are copied."""
     move_tensors(_tensors(average), _tensors(model), decay)
 
 
@@ -254,33 +262,21 @@ def _tensors(model: torch.nn.Module) -> Moving:
     return list(model.parameters()), list(model.buffers())
 
 
-def state_of(term: Objective) -> dict[str, Tensor]:
-    """The state of a term; nothing for a plain function."""
-    return term.state_dict() if hasattr(term, "state_dict") else {}
-
-
-def load_state_of(term: Objective, state: Mapping[str, Tensor]) -> None:
-    """Give a term its state back."""
-    if hasattr(term, "load_state_dict"):
-        term.load_state_dict(state)
-    elif state:
-        raise ValueError(f"{name_of(term)} has no state, got {sorted(state)[:4]}")
-
-
 def name_of(term: object) -> str:
-    """A term's settings in words: its ``repr``, or the name of a plain function."""
+    """A setting in words: its ``repr``, or the name of a function."""
     return getattr(term, "__qualname__", None) or repr(term)
 
 
 def _is_model(value: object) -> bool:
-    """Whether a setting is a model, which is known again by what it says (:meth:`Term.probe`)."""
+    """Whether a setting is a model, which is known again by what it says
+    (:meth:`Term.probe`)."""
     return any(hasattr(value, method) for method in ("denoiser", "given"))
 
 
-def _terms(objective: Objective) -> tuple[Objective, ...]:
-    if not callable(objective):
-        raise TypeError(f"a term must be callable, got {type(objective).__name__}")
-    return objective.terms if isinstance(objective, Sum) else (objective,)
+def _parts(objective: Objective) -> list[tuple[float, Term]]:
+    if isinstance(objective, Sum):
+        return list(zip(objective.weights, objective.terms, strict=True))
+    return [(1.0, as_term(objective))]
 
 
 def _frozen(model: CTM) -> CTM:

@@ -9,11 +9,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ctm import checkpoints
@@ -48,29 +49,34 @@ def train(
 
         train(student, world, Consistency(teacher=world))              # an exact teacher
         train(student, data, Consistency(denoiser) + 0.1 * Denoising())  # a learned one
-        train(model, data, Denoising())                                # makes such a denoiser
-        train(student, data)                                           # from scratch
+        train(model, data, Denoising())                                # makes such a
+        denoiser train(student, data)                                           # from
+        scratch
 
     Args:
         student: the model.
         data: where clean points are drawn: a world, :class:`ctm.data.Points`, anything with
-            ``sample(n, generator=...)``. Data with classes tell them to a conditional student.
+            ``sample(n, generator=...)``. Data with classes tell them to a conditional
+            student.
         objective: the loss: terms of :mod:`ctm.losses`, their sum, or any function
-            ``objective(models, draw, rng)``. None trains from scratch (:func:`from_scratch`).
+            ``objective(models, draw, rng)``. None trains from scratch
+            (:func:`from_scratch`).
         steps: updates of the weights.
-        seed: seed of everything drawn in training. The same seed on the same machine gives the
-            same weights.
-        checkpoint: a file that holds the whole state. If it exists, training goes on from it and
-            ends with the same weights, bit for bit, as if never stopped; more ``steps`` than
-            before prolong it. It is written every ``save_every`` steps, at the end, and when
-            training is interrupted. :func:`ctm.load` reads the averaged model from it.
+        seed: seed of everything drawn in training. The same seed on the same machine gives
+            the same weights.
+        checkpoint: a file that holds the whole state. If it exists, training goes on from
+            it and ends with the same weights, bit for bit, as if never stopped; more
+            ``steps`` than before prolong it. It is written every ``save_every`` steps, at
+            the end, and when training is interrupted. :func:`ctm.load` reads the averaged
+            model from it.
         save_every: steps between two writings of ``checkpoint``.
-        options: ``batch`` (320), points in a step; ``lr`` (8e-3), the peak learning rate of Adam,
-            with linear warm-up over 2% of the steps, then half a cosine down to 0; ``ema``
-            (.999), the decay of the average of the weights, ramped up from 0; ``target_ema`` (0),
-            the decay of the average that makes the target's jumps, 0 for the current weights;
-            ``optimizer``, a function of the weights that makes another optimiser than Adam, whose
-            learning rate then is the peak.
+        options: ``batch`` (320), points in a step; ``lr``, the peak learning rate of Adam,
+            with linear warm-up over 2% of the steps, then half a cosine down to 0 (2e-3 for
+            networks for images, 8e-3 for others); ``ema`` (.999), the decay of the average
+            of the weights, ramped up from 0; ``target_ema`` (0), the decay of the average
+            that makes the target's jumps, 0 for the current weights; ``optimizer``, a
+            function of the weights that makes another optimiser than Adam, whose learning
+            rate then is the peak.
 
     Returns:
         The loss over the steps.
@@ -79,8 +85,8 @@ def train(
         KeyboardInterrupt: passed on when the step under way is whole and ``checkpoint`` is
             written; the student then holds its average so far.
         FloatingPointError: the loss or the weights are not finite.
-        TypeError, ValueError: an argument is not as said, or ``checkpoint`` belongs to another
-            run: other data, teacher, settings or seed.
+        TypeError, ValueError: an argument is not as said, or ``checkpoint`` belongs to
+            another run: other data, teacher, settings, seed or first weights.
         OSError: ``checkpoint`` cannot be written; an older one is still whole.
     """
     save_every = check_number(save_every, "save_every", 1, integer=True)
@@ -91,17 +97,23 @@ def train(
         )
     state = State(student, data, objective, steps, seed, **options)
     identity = {} if path is None else state.identity()
-    history, losses = History(), list[float]()
+    history, losses, start = History(), list[float](), _sums(student.state_dict())
     if path is not None and path.exists():
-        history, losses = _resume(state, path, identity)
+        history, losses, start = _resume(state, path, identity)
 
     def save() -> None:
         state.check()
         if path is not None:
-            progress = {"done": state.done, "steps": steps, "history": vars(history)}
-            run = identity | progress | {"losses": losses}
-            header = {"model": student.config, "run": run}
-            checkpoints.write(path, state.state_dict(), header)
+            tensors = state.state_dict()
+            run = identity | {
+                "done": state.done,
+                "steps": steps,
+                "history": vars(history),
+                "losses": losses,
+                "start": start,
+                "tensors": len(tensors),
+            }
+            checkpoints.write(path, tensors, {"model": student.config, "run": run})
 
     every = max(1, steps // 200)
     started = time.perf_counter() - history.seconds
@@ -136,15 +148,18 @@ def from_scratch(
     checkpoint: Path | None = None,
     **options: Any,
 ) -> History:
-    """Train without a teacher, in two calls of :func:`train`: half of the steps make a denoiser
-    of the student; the rest distil it, with some denoising beside, which keeps it true.
+    """Train without a teacher, in two calls of :func:`train`: half of the steps make a
+    denoiser of the student; the rest distil it, with some denoising beside, which keeps it
+    true.
 
-    Arguments as for :func:`train`. Beside ``checkpoint`` the denoiser is kept, in a file of the
-    same name that ends in ``.denoiser.safetensors``.
+    Arguments as for :func:`train`. Beside ``checkpoint`` the denoiser is kept, in a file of
+    the same name that ends in ``.denoiser.safetensors``.
     """
     steps = check_number(steps, "steps", 2, integer=True)
     beside = checkpoint and checkpoint.with_suffix(f".denoiser{checkpoint.suffix}")
-    first = train(student, data, Denoising(), steps // 2, seed, checkpoint=beside, **options)
+    first = train(
+        student, data, Denoising(), steps // 2, seed, checkpoint=beside, **options
+    )
     teacher = copy.deepcopy(student).requires_grad_(False)
     objective = Consistency(teacher) + 0.1 * Denoising()
     rest = steps - steps // 2
@@ -157,8 +172,14 @@ def from_scratch(
 
 
 def _watched() -> bool:
-    """Whether somebody sees a progress bar: in a terminal, or in a notebook that is open."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    """Whether somebody sees a progress bar: in a terminal, or in a notebook that is open.
+
+    ``TQDM_DISABLE``, which tqdm reads only where it is told nothing, keeps it out of stored
+    outputs."""
+    if os.environ.get("TQDM_DISABLE", "0") not in ("", "0"):
+        return False
+    shell = sys.modules.get("IPython")
+    return sys.stderr.isatty() or (shell is not None and shell.get_ipython() is not None)
 
 
 @contextmanager
@@ -166,7 +187,9 @@ def _interrupts_between_steps() -> Iterator[list[int]]:
     """Hold Ctrl-C back until the step under way is whole; the list is not empty once it was
     pressed."""
     pressed: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # only there can it be caught
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # only there can it be caught
         yield pressed
         return
     before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
@@ -177,18 +200,22 @@ def _interrupts_between_steps() -> Iterator[list[int]]:
 
 
 def _writable(path: Path) -> Path:
-    """``path`` if a file can be made there, by the rights that this process has now: said before
-    training, not after an hour of it."""
+    """``path`` if a file can be made there, by the rights that this process has now: said
+    before training, not after an hour of it."""
     if not path.parent.is_dir():
         raise ValueError(f"checkpoint must be a file in an existing folder, got {path}")
-    if not os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise PermissionError(f"checkpoint must be in a folder that can be written to, got {path}")
+    if not os.access(
+        path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids
+    ):
+        raise PermissionError(
+            f"checkpoint must be in a folder that can be written to, got {path}"
+        )
     return path
 
 
 def _resume(
     state: State, path: Path, identity: dict[str, Any]
-) -> tuple[History, list[float]]:
+) -> tuple[History, list[float], list[float]]:
     tensors, header = checkpoints.read(path)
     run = header.get("run")
     if not isinstance(run, dict):
@@ -196,11 +223,24 @@ def _resume(
     for name, value in identity.items():
         if not _same(run.get(name), value):
             raise ValueError(
-                f"checkpoint {path} was written with {name} = {run.get(name)}, this run has {value}"
+                f"checkpoint {path} was written with {name} = {run.get(name)}, "
+                f"this run has {value}"
             )
     if isinstance(run.get("steps"), int) and state.steps < run["steps"]:
-        raise ValueError(f"steps must be {run['steps']} or more for {path}, got {state.steps}")
+        raise ValueError(
+            f"steps must be {run['steps']} or more for {path}, got {state.steps}"
+        )
+    # the student holds its first weights, or after an interruption the average
+    own = _sums(state.models.student.state_dict())
+    average = _sums({k: v for k, v in tensors.items() if k.startswith("average.")})
+    if not (_same(run.get("start"), own) or _same(average, own)):
+        raise ValueError(
+            f"checkpoint {path} was written by a run that began with other weights than "
+            "the student's; make the student with the same seed"
+        )
     try:
+        if len(tensors) != run["tensors"]:
+            raise ValueError(f"it must hold {run['tensors']} tensors, got {len(tensors)}")
         state.load_state_dict(tensors, run["done"])
         history, losses = History(**run["history"]), run["losses"]
         check_number(history.seconds, "history.seconds", 0)
@@ -213,13 +253,19 @@ def _resume(
                 raise TypeError(f"{name} must be a list, got {type(values).__name__}")
             for value in values:
                 check_number(value, name)
-        return history, losses
+        return history, losses, run["start"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from error
 
 
+def _sums(weights: Mapping[str, Tensor]) -> list[float]:
+    """A figure of each tensor, by which a model is known again."""
+    return [float(weights[name].double().sum()) for name in sorted(weights)]
+
+
 def _same(held: Any, wanted: Any) -> bool:
-    """Whether two facts agree; of figures, to what another processor's rounding may change."""
+    """Whether two facts agree; of figures, to what another processor's rounding may
+    change."""
     if isinstance(wanted, list) and isinstance(held, list) and len(held) == len(wanted):
         size = max(map(abs, wanted), default=0.0)
         pairs = zip(held, wanted, strict=True)

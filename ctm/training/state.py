@@ -1,11 +1,12 @@
-"""The state of a training run and its one step: all that must be kept for the run to go on bit
-for bit."""
+"""The state of a training run and its one step: all that must be kept for the run to go on
+bit for bit."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ctm._checks import NonFiniteError, check_number, seeded
 from ctm.flow_map import Data
-from ctm.losses import Draw, Models, Objective, load_state_of, name_of, state_of
+from ctm.losses import Draw, Models, Objective, as_term
 from ctm.models import CTM
 from ctm.optimisers import load_optimizer, optimizer_state
 
@@ -24,8 +25,8 @@ PROBES = 64  # points of the data by which a resumed run knows them again
 
 @dataclass
 class History:
-    """What a training run leaves behind: the mean loss of each stretch of steps, and the seconds
-    they took."""
+    """What a training run leaves behind: the mean loss of each stretch of steps, and the
+    seconds they took."""
 
     step: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
@@ -52,7 +53,7 @@ class State:
         seed: int = 0,
         *,
         batch: int = 320,
-        lr: float = 8e-3,
+        lr: float | None = None,
         ema: float = 0.999,
         target_ema: float = 0.0,
         optimizer: Optimizer | None = None,
@@ -61,15 +62,18 @@ class State:
             raise TypeError(f"student must be a CTM, got {type(student).__name__}")
         if not callable(getattr(data, "sample", None)):
             raise TypeError(f"data must have a method sample, got {type(data).__name__}")
-        if not callable(objective):
-            raise TypeError(f"objective must be callable, got {type(objective).__name__}")
         weights = [part for part in student.parameters() if part.requires_grad]
         if not weights or not torch.is_grad_enabled():
-            reason = "all its weights are frozen" if not weights else "torch.no_grad is in force"
-            raise ValueError(f"student must have weights that take a gradient, but {reason}")
-        self.data, self.objective = data, objective
+            reason = (
+                "all its weights are frozen" if not weights else "torch.no_grad is in force"
+            )
+            raise ValueError(
+                f"student must have weights that take a gradient, but {reason}"
+            )
+        self.data, self.objective = data, as_term(objective)
         self.steps = check_number(steps, "steps", 1, integer=True)
-        self.lr = check_number(lr, "lr", 0, above=True)
+        lr = getattr(student.network, "lr", 8e-3) if lr is None else lr
+        self.lr = lr = check_number(lr, "lr", 0, above=True)
         self.ema = check_number(ema, "ema", 0, 1 - 1e-6)
         batch = check_number(batch, "batch", 1, integer=True)
         self.models = Models(student, self.steps, target_ema)
@@ -88,7 +92,7 @@ class State:
             "ema": ema,
             "target_ema": target_ema,
             "optimizer": str(self.optimizer),
-            "objective": name_of(objective),
+            "objective": repr(self.objective),
             "student": f"{student} {student.config}",
         }
         for group in self.optimizer.param_groups:
@@ -106,18 +110,21 @@ class State:
             FloatingPointError: the loss is not finite.
         """
         try:
-            loss = self.objective(self.models, self.draw, self.rng)
+            with _autocast_without_cache(self.draw.device.type):
+                loss = self.objective(self.models, self.draw, self.rng)
             value = loss.item()
         except NonFiniteError:  # points on their way through the loss
             value = math.nan
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"the loss is {value} at step {self.done} (lr {self.lr:g}, batch "
-                f"{self.draw.batch}): the weights have diverged or the data hold NaN; try a "
-                "smaller lr, and check what data.sample returns"
+                f"{self.draw.batch}): the weights have diverged or the data hold NaN; try "
+                "a smaller lr, and check what data.sample returns"
             )
         if not loss.requires_grad:
-            raise ValueError("objective must return a loss that depends on the student's weights")
+            raise ValueError(
+                "objective must return a loss that depends on the student's weights"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate(self.done, self.steps)
         self.optimizer.zero_grad()
@@ -128,7 +135,9 @@ class State:
 
     def check(self) -> None:
         """Raise FloatingPointError if the last update left weights that are not finite."""
-        if not all(bool(part.isfinite().all()) for part in self.models.average.parameters()):
+        if not all(
+            bool(part.isfinite().all()) for part in self.models.average.parameters()
+        ):
             raise FloatingPointError(
                 f"the weights are not finite after step {self.done}; try a smaller lr"
             )
@@ -138,15 +147,19 @@ class State:
         state = {"generator": self.rng.get_state()}
         for name, module in self.models.modules().items():
             state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
-        state |= {f"optimizer.{key}": v for key, v in optimizer_state(self.optimizer).items()}
-        return state | {f"objective.{key}": v for key, v in state_of(self.objective).items()}
+        state |= {
+            f"optimizer.{key}": v for key, v in optimizer_state(self.optimizer).items()
+        }
+        return state | {
+            f"objective.{key}": v for key, v in self.objective.state_dict().items()
+        }
 
     def load_state_dict(self, state: dict[str, Tensor], done: int) -> None:
         """Take up the state that :meth:`state_dict` gave after ``done`` steps.
 
         Raises:
-            ValueError: a tensor is missing, or another one there, or one has another shape or is
-                not finite.
+            ValueError: a tensor is missing, or another one there, or one has another shape
+                or is not finite.
         """
         done = check_number(done, "done", 0, self.steps, integer=True)
         groups: dict[str, dict[str, Tensor]] = {"optimizer": {}, "objective": {}}
@@ -154,8 +167,9 @@ class State:
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise ValueError(f"{key} is not finite")
             group, _, name = key.partition(".")
-            moved = value if group == "generator" else value.to(self.draw.device)
-            groups.setdefault(group, {})[name] = moved
+            device = "cpu" if group == "generator" else self.draw.device
+            # copied: what a file gave may still lie in that file
+            groups.setdefault(group, {})[name] = value.to(device, copy=True)
         modules = self.models.modules()
         names = {"generator", "optimizer", "objective", *modules}
         if groups.keys() != names:
@@ -164,7 +178,7 @@ class State:
             for name, module in modules.items():
                 module.load_state_dict(groups[name])
             load_optimizer(self.optimizer, groups["optimizer"])
-            load_state_of(self.objective, groups["objective"])
+            self.objective.load_state_dict(groups["objective"])
             self.rng.set_state(groups["generator"][""])
         except (RuntimeError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"the state is not that of this run: {error}") from error
@@ -176,22 +190,36 @@ class State:
         Raises:
             ValueError: the data do not give the same points for the same generator.
         """
-        first, again = (Draw(self.data, self.models.student, 1, seeded(0)) for _ in range(2))
+        first, again = (
+            Draw(self.data, self.models.student, 1, seeded(0)) for _ in range(2)
+        )
         points, condition = first(PROBES)
         if not torch.equal(points, again(PROBES)[0]):
             raise ValueError(
                 "data.sample must give the same points for the same generator, or a run "
                 "cannot be resumed: draw with the generator it is given"
             )
-        digest = hashlib.sha256(points.detach().cpu().contiguous().numpy().tobytes())
-        probe = getattr(self.objective, "probe", None)
+        parts = [points] if condition is None else [points, condition]
+        digest = hashlib.sha256(
+            b"".join(part.detach().cpu().contiguous().numpy().tobytes() for part in parts)
+        )
         return self.settings | {
             "data": f"{tuple(points.shape[1:])} {digest.hexdigest()[:16]}",
-            "teacher": probe(self.models.student, points, condition) if probe else [],
+            "teacher": self.objective.probe(self.models.student, points, condition),
         }
 
 
+def _autocast_without_cache(device: str) -> AbstractContextManager[Any]:
+    """The autocast that is in force, but without its copies of the weights: it keeps them
+    until its block ends, and here the weights change at every step."""
+    if not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False)
+
+
 def rate(step: int, steps: int) -> float:
-    """Share of the peak learning rate at ``step`` of ``steps``: linear warm-up over 2%, then half
-    a cosine down to 0."""
-    return min(1.0, (step + 1) / (0.02 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    """Share of the peak learning rate at ``step`` of ``steps``: linear warm-up over 2%,
+    then half a cosine down to 0."""
+    return (
+        min(1.0, (step + 1) / (0.02 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )

@@ -1,0 +1,25 @@
+"""Networks: what is trained. Each takes scaled points, two scaled times and a condition."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from ctm.networks.base import NETWORKS, register
+from ctm.networks.discriminator import Discriminator
+from ctm.networks.mlp import MLP
+from ctm.networks.transformer import Transformer
+from ctm.networks.unet import UNet
+
+__all__ = ["MLP", "NETWORKS", "Discriminator", "Transformer", "UNet", "default", "register"]
+
+
+def default(shape: tuple[int, ...], conditions: int = 0, seed: int = 0) -> nn.Module:
+    """The network for points of this shape where none is given: a :class:`UNet` for images
+    of 8 pixels a side or more, if its levels divide them, else an :class:`MLP`."""
+    if len(shape) in (2, 3) and min(shape[-2:]) >= 8:
+        levels = 2 if min(shape[-2:]) <= 16 else 3
+        if not any(side % 2 ** (levels - 1) for side in shape[-2:]):
+            return UNet(shape, levels=levels, conditions=conditions, seed=seed)
+    return MLP(math.prod(shape), conditions=conditions, seed=seed)
