@@ -9,7 +9,7 @@ from helpers import exact_ctm
 
 import ctm
 from ctm.losses import Draw, Models
-from studies import Rows, joint, load, regimes, scaling, sixteen, teachers
+from studies import Rows, control, joint, load, pitfalls, regimes, scaling, sixteen, teachers
 
 STUDIES = Path(__file__).parents[1] / "studies"
 RESULTS = sorted(STUDIES.glob("*.json"))
@@ -104,3 +104,24 @@ def test_the_gain_of_the_rule_is_the_networks_own():
         assert scaling.gains(dim)[0] == pytest.approx(gain, rel=1e-4)
         model = ctm.CTM.for_data(ctm.data.GaussianMixture(torch.zeros(1, dim), 0.5))
         assert model.network.config["gain"] == pytest.approx(gain, rel=1e-9)
+
+
+def test_a_row_of_the_line_again():
+    assert control.measure_line(0).items() <= load("control").one(part="line", seed=0).items()
+
+
+def test_the_tree_of_pitfalls_asks_from_the_first_failed_check():
+    assert pitfalls.cause("semigroup", {"s > t in a batch?"}) == ("times reversed", 1)
+    assert pitfalls.cause("direction", {"s > t in a batch?"})[0] == "times reversed"
+    assert pitfalls.cause("none", {"a call changes its times?"}) == ("times overwritten", 2)
+    assert pitfalls.cause("slope", set())[0] == "nothing broken: train longer"
+    asked = {question for questions in pitfalls.TREE.values() for question, _ in questions}
+    assert pitfalls.cause("boundary", set())[1] == len(asked)
+
+
+@pytest.mark.parametrize("variant", ["a sign", "times overwritten", "the teacher stands still", "data not scaled"])
+def test_a_fault_is_seen_in_its_program(variant):
+    """After two steps the questions already have the answers that lead to the fault, and to no other."""
+    case = pitfalls.examine(pitfalls.FAULTS[variant], steps=2)
+    found = {cause for questions in pitfalls.TREE.values() for question, cause in questions if question in case.yes}
+    assert variant in found
