@@ -47,11 +47,10 @@ def train(
 
     ::
 
-        train(student, world, Consistency(teacher=world))              # an exact teacher
-        train(student, data, Consistency(denoiser) + 0.1 * Denoising())  # a learned one
-        train(model, data, Denoising())                                # makes such a
-        denoiser train(student, data)                                           # from
-        scratch
+        train(student, world, Consistency(teacher=world))  # an exact teacher
+        train(model, data, Denoising())  # makes a learned one, which then is the teacher:
+        train(student, data, Consistency(model) + 0.1 * Denoising())
+        train(student, data)  # from scratch
 
     Args:
         student: the model.
