@@ -3,17 +3,22 @@
     python -m studies.training
 
 One factor at a time from the default, 2,000 steps on the ring with the exact teacher; the default at 250 to 8,000 steps;
-learning curves with an exact teacher, a learned one and none. Three seeds each. One thread, about twenty minutes; results
-are kept in studies/training.json as they come.
+learning curves with an exact teacher, a learned one and none; some of the factors again, with as many steps as take the
+default's time; a learned teacher's student from three sets of first weights. Three seeds each. One thread, about half an
+hour; results are kept in studies/training.json as they come.
 """
 
+import copy
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import ctm
 from ctm.metrics import error_table, flow_map_error
-from ctm.training import training_steps
+from ctm.training import State, training_steps
 from studies import regimes
 from studies.harness import run
 
@@ -48,6 +53,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 BUDGETS = (250, 500, 1000, 2000, 4000, 8000)
 CURVE_STEPS = 4000
+# variant: steps that take about as long as 1,000 of the default, by the seconds of the rows at equal steps
+EQUAL_TIME = {"batch 80": 1600, "width 48": 1450, "width 160": 700}
+STARTS = ("random", "copy", "Euler")
+START_STEPS = 500
 
 
 def measure(variant: str, seed: int, steps: int) -> dict[str, Any]:
@@ -87,11 +96,51 @@ def curve(regime: str, seed: int) -> dict[str, Any]:
     return rows
 
 
+@torch.no_grad()
+def euler_start(denoiser: ctm.CTM) -> ctm.CTM:
+    """A copy of a trained denoiser for which g(x, t, s) = D(x, t) at every s, so that each jump is an Euler step.
+
+    A denoiser has only seen equal times. So the weights of the features of s may be added to those of t and set to 0.
+    """
+    student = copy.deepcopy(denoiser)
+    dim, features = (student.network.config[name] for name in ("dim", "features"))
+    weight = student.network.body[0].weight  # columns: x, the two times, sines of t and of s, cosines of t and of s
+    times = weight[:, dim:]
+    for start, width in ((0, 1), (2, features), (2 + 2 * features, features)):
+        of_t, of_s = times[:, start : start + width], times[:, start + width : start + 2 * width]
+        of_t += of_s
+        of_s.zero_()
+    return student
+
+
+@cache
+def denoiser(seed: int) -> ctm.CTM:
+    model = regimes.model(WORLD, seed)
+    ctm.train(model, WORLD, regimes.denoising(), START_STEPS, seed)
+    return model
+
+
+def start(first: str, seed: int) -> dict[str, Any]:
+    """Error along the training of a learned teacher's student, from the weights ``first``."""
+    teacher = copy.deepcopy(denoiser(seed))
+    starts = {"random": regimes.model(WORLD, seed + 100), "copy": copy.deepcopy(teacher), "Euler": euler_start(teacher)}
+    student, teacher = starts[first], teacher.requires_grad_(False)
+    state = State(student, WORLD, ctm.Consistency(teacher), START_STEPS, seed)
+    rows: dict[str, list[float]] = {"step": [0], "error": [round(flow_map_error(student, WORLD), 5)]}
+    for done, _ in training_steps(state):
+        if done in (10, 25, 50, 100, 200, 300, 400, 500):
+            rows["step"].append(done)
+            rows["error"].append(round(flow_map_error(state.models.average, WORLD), 5))
+    return rows
+
+
 def main() -> None:
     for seed in SEEDS:
         run(RESULTS, [{"regime": regime, "seed": seed} for regime in regimes.REGIMES], curve)
         run(RESULTS, [{"variant": name, "seed": seed, "steps": STEPS} for name in VARIANTS], measure)
         run(RESULTS, [{"variant": "default", "seed": seed, "steps": steps} for steps in BUDGETS], measure)
+        run(RESULTS, [{"variant": name, "seed": seed, "steps": steps} for name, steps in EQUAL_TIME.items()], measure)
+        run(RESULTS, [{"first": first, "seed": seed} for first in STARTS], start)
 
 
 if __name__ == "__main__":
