@@ -8,7 +8,7 @@ const ctmDraw = (() => {
   const DARK = { data: "#c0c0c0", noise: "#8f8f8f", exact: "#56B4E9", euler: "#2fc39b", student: "#ff9d5c", ink: "#dddddd", faint: "#505050" };
   const colours = () => (document.documentElement.dataset.theme === "dark" ? DARK : LIGHT);
 
-  const NAMES = { two_gaussians: "two heaps on a line", ring: "ring", two_moons: "two moons", pinwheel: "pinwheel" };
+  const NAMES = { two_gaussians: "two modes on a line", ring: "ring", two_moons: "two moons", pinwheel: "pinwheel" };
   // The stored models of each world in the plane, by file and by what the reader is told. The first is drawn at once.
   const MODELS = {
     ring: [["ring_small", "small, trained to the end"], ["ring_small_quick", "small, 400 steps"], ["ring_exact", "ten times larger"],

@@ -110,7 +110,7 @@ const ctmLiveOde = (() => {
       g.fillText("density at t", left, 12);
 
       const share = Math.round(100 * claims[1]);
-      output.textContent = `t = ${t.toFixed(2)}, x = ${x.toFixed(2)}: the upper heap claims ${share}%, the guess is ` +
+      output.textContent = `t = ${t.toFixed(2)}, x = ${x.toFixed(2)}: the upper mode claims ${share}%, the guess is ` +
         `D = ${guess.toFixed(2)}, the trajectory ends at ${end.toFixed(2)}.`;
     }
 
