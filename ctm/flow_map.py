@@ -32,8 +32,8 @@ class FlowMap(ABC):
     r"""A flow map :math:`G(x, t, s)` of the probability-flow ODE, together with its
     denoiser.
 
-    Time is the noise level and runs down, :math:`\sigma_{max} \ge t \ge s \ge \sigma_{min}`.
-    Points have shape ``(n, *data_shape)``; times are numbers or tensors ``(n,)``. A
+    Time is the noise level and runs down,
+    :math:`\sigma_{max} \ge t \ge s \ge \sigma_{min}`. Points have shape ``(n, *data_shape)``; times are numbers or tensors ``(n,)``. A
     subclass gives :meth:`G` and :meth:`denoiser`; the rest follows from them.
     """
 
