@@ -33,7 +33,8 @@ class FlowMap(ABC):
     denoiser.
 
     Time is the noise level and runs down,
-    :math:`\sigma_{max} \ge t \ge s \ge \sigma_{min}`. Points have shape ``(n, *data_shape)``; times are numbers or tensors ``(n,)``. A
+    :math:`\sigma_{max} \ge t \ge s \ge \sigma_{min}`. Points have shape
+    ``(n, *data_shape)``; times are numbers or tensors ``(n,)``. A
     subclass gives :meth:`G` and :meth:`denoiser`; the rest follows from them.
     """
 
