@@ -42,7 +42,7 @@ class FlowMap(ABC):
     sigma_max: float
     sigma_data: float
     shape: tuple[int, ...] | None = None  #: of one point; None where any shape will do
-    center: float | Tensor = 0.0  #: where the data lie: the spread is measured about it
+    center: float | Tensor = 0.0  #: the mean, about which the spread is
 
     @abstractmethod
     def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802 (the field's symbol)

@@ -228,7 +228,7 @@ class CTM(nn.Module, FlowMap):
 
 
 MODELS: dict[str, type[CTM]] = {"CTM": CTM}
-"""Every kind of model by its name: subclasses add themselves.
+"""Kinds of models by name; subclasses add themselves.
 
 :meta hide-value:
 """

@@ -36,7 +36,7 @@ class History:
 class State:
     """A training run: models, optimiser, random state and the objective's own state.
 
-    Arguments as for :func:`ctm.train`; :meth:`step` makes one update.
+    Arguments as for :func:`ctm.training.train`; :meth:`step` makes one update.
 
     Attributes:
         models: student, target and average (:class:`ctm.losses.Models`).
