@@ -36,7 +36,7 @@ def sample(
 
     Args:
         model: a flow map, learned or exact, whose points have a known shape. Where it has
-            ``restore``, as a :class:`ctm.models.CTM` has, that undoes the scaling of the data.
+            ``restore``, as :class:`ctm.models.CTM` has, that undoes the data's scaling.
         n: how many.
         steps: how many jumps.
         seed: seed of all noise.
