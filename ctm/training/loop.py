@@ -66,8 +66,8 @@ def train(
         checkpoint: a file that holds the whole state. If it exists, training goes on from
             it and ends with the same weights, bit for bit, as if never stopped; more
             ``steps`` than before prolong it. It is written every ``save_every`` steps, at
-            the end, and when training is interrupted. :func:`ctm.checkpoints.load` reads the averaged
-            model from it.
+            the end, and when training is interrupted. :func:`ctm.checkpoints.load` reads
+            the averaged model from it.
         save_every: steps between two writings of ``checkpoint``.
         options: ``batch`` (320), points in a step; ``lr``, the peak learning rate of Adam,
             with linear warm-up over 2% of the steps, then half a cosine down to 0 (2e-3 for
