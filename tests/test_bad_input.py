@@ -50,7 +50,7 @@ CALLS = {
     "means without data axis": (ValueError, "means must have shape", lambda: ctm.GaussianMixture([0.0, 1.0], 0.1)),
     "no means": (ValueError, "means must have shape", lambda: ctm.GaussianMixture(torch.zeros(0, 2), 0.1)),
     "means are NaN": (ValueError, "means must be finite", lambda: ctm.GaussianMixture([[math.nan]], 0.1)),
-    "stds of another length": (ValueError, r"stds must have shape \(1,\), got \(2,\)", lambda: ctm.GaussianMixture([[0.0]], [0.1, 0.2])),
+    "stds of another length": (ValueError, "stds must have shape", lambda: ctm.GaussianMixture([[0.0]], [0.1, 0.2])),
     "std 0": (ValueError, "stds must be finite and above 0", lambda: ctm.GaussianMixture([[0.0]], 0.0)),
     "weights negative": (ValueError, "weights must be", lambda: ctm.GaussianMixture([[0.0], [1.0]], 0.1, [1.0, -1.0])),
     "weights all 0": (ValueError, "weights must be", lambda: ctm.GaussianMixture([[0.0], [1.0]], 0.1, [0.0, 0.0])),

@@ -96,6 +96,7 @@ BAD = {
     "count": NOT_NUMBERS | {"zero": 0, "negative": -3, "half": 1.5, "NaN": NAN, "infinite": INF, "endless": 10**400},
     "any count": NOT_NUMBERS | {"negative": -3, "half": 1.5, "NaN": NAN, "infinite": INF, "endless": 10**400},
     "positive": NOT_NUMBERS | {"zero": 0.0, "negative": -1.0, "NaN": NAN, "infinite": INF, "minus infinity": -INF},
+    "rate": {"text": "1", "zero": 0.0, "negative": -1.0, "NaN": NAN, "infinite": INF},  # None is the network's own
     "not negative": NOT_NUMBERS | {"negative": -1.0, "NaN": NAN, "infinite": INF},
     "share": NOT_NUMBERS | {"negative": -0.1, "above one": 1.1, "NaN": NAN, "infinite": INF},
     "decay": NOT_NUMBERS | {"negative": -0.1, "one": 1.0, "above one": 1.1, "NaN": NAN},
@@ -124,12 +125,12 @@ ARGUMENTS = {
     "train": (
         train,
         {"steps": ("count", 1), "seed": ("seed", 0), "save_every": ("count", 5), "batch": ("count", 4)}
-        | {"lr": ("positive", 0.01), "ema": ("decay", 0.5), "target_ema": ("decay", 0.5)},
+        | {"lr": ("rate", 0.01), "ema": ("decay", 0.5), "target_ema": ("decay", 0.5)},
     ),
     "State": (
         lambda **options: State(model(), world, Denoising(), **options),
         {"steps": ("count", 1), "seed": ("seed", 0), "batch": ("count", 4)}
-        | {"lr": ("positive", 0.01), "ema": ("decay", 0.5), "target_ema": ("decay", 0.5)},
+        | {"lr": ("rate", 0.01), "ema": ("decay", 0.5), "target_ema": ("decay", 0.5)},
     ),
     "draw_levels": (lambda kind: draw_levels(4, 8, kind, 0.4, 0.5, rng), {"kind": ("choice", "soft")}),
     "consistency_loss": (
