@@ -130,6 +130,7 @@ def test_a_limit_is_compared_before_it_is_rounded():
     check_jump(half, t.flatten(), s.flatten(), low, high)
     with pytest.raises(ValueError, match="s must lie in"):
         check_jump(half, high, 0.95 * low, low, high)
+    assert one_step(ctm.CTM(ctm.networks.MLP(2, width=8, layers=1), 0.5).bfloat16(), half).isfinite().all()
 
 
 def test_large_points_whose_squares_overflow_are_no_fault():
