@@ -80,7 +80,8 @@ class Parametrised(CTM):
 
     def output_scale(self, t: Tensor, s: Tensor) -> Tensor:
         r""":math:`b(t, s)\, d(t)`."""
-        return torch.as_tensor(self.outer(self, t, s)[1] * self.inner(self, t)[1])
+        scale = self.outer(self, t, s)[1] * self.inner(self, t)[1]
+        return torch.as_tensor(scale, dtype=t.dtype, device=t.device)
 
 
 def euler(model: CTM, t: Tensor, s: Tensor) -> Scalings:
