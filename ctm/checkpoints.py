@@ -46,7 +46,13 @@ def save(model: CTM, path: str | Path, **card: Any) -> None:
             raise ValueError(
                 f"model must have finite weights of 16 to 64 bits, {key} has not"
             )
-    write(path, tensors, {"model": model.config, "card": card})
+    config = model.config
+    try:
+        with torch.device("meta"):  # shapes alone
+            _build(config)
+    except Exception as error:  # such as a structure of one's own, which has no name here
+        raise TypeError(f"model cannot be made again from {config}") from error
+    write(path, tensors, {"model": config, "card": card})
 
 
 def load(path: str | Path) -> CTM:

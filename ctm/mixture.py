@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ctm import noise
-from ctm._checks import check_held, check_number, check_order, check_points, check_times
+from ctm._checks import check_held, check_jump, check_number, check_points, check_times
 from ctm.flow_map import FlowMap, Time, as_column
 from ctm.oracle import integrate
 
@@ -146,9 +146,8 @@ class GaussianMixture(FlowMap):
     def _integrate(
         self, velocity: Callable[..., Tensor], x: Tensor, t: Time, s: Time, *extra: Tensor
     ) -> Tensor:
-        flat, t_col = self._flat(x, t)
-        s_col = check_times(s, flat, "s")
-        check_order(t_col, s_col)
+        flat, _ = self._flat(x, t)
+        t_col, s_col = check_jump(flat, t, s)
         columns = [part.expand(len(flat), -1) for part in (flat, t_col, s_col, *extra)]
         rows = max(1, CHUNK // flat.shape[1])  # of the integrator's own tables
         scale, tolerance = float(self.stds.min()), 1e-9 * self.sigma_data

@@ -191,7 +191,8 @@ class CTM(nn.Module, FlowMap):
                 z if (self.shift, self.scale) == (0.0, 1.0) else self.shift + self.scale * z
             )
         shift, scale = (
-            torch.as_tensor(v, device=z.device) for v in (self.shift, self.scale)
+            torch.as_tensor(v, dtype=torch.float64, device=z.device)
+            for v in (self.shift, self.scale)
         )
         return shift + scale * z.to(torch.float64)
 
@@ -244,7 +245,7 @@ def _offset(value: Any) -> float | Tensor:
     """A number, or a tensor in float64 on the processor."""
     if isinstance(value, float | int):
         return float(value)
-    return torch.as_tensor(value, dtype=torch.float64).detach().clone()
+    return torch.as_tensor(value, dtype=torch.float64, device="cpu").detach().clone()
 
 
 def _measured(data: Data, n: int = 4096) -> tuple[tuple[int, ...], float, float | Tensor]:

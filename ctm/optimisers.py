@@ -25,7 +25,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
                     f"{kind} keeps {key} as {type(value).__name__}: not to be saved"
                 )
             if value is not None:
-                state[f"{index}.{key}"] = torch.as_tensor(value)
+                state[f"{index}.{key}"] = _tensor(value)
     return state
 
 
@@ -36,7 +36,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]
         ValueError: a name or a shape is not one that this optimiser keeps.
     """
     kept = _after_a_step(optimizer)
-    wanted = {key: tuple(torch.as_tensor(value).shape) for key, value in kept.items()}
+    wanted = {key: tuple(_tensor(value).shape) for key, value in kept.items()}
     wrong = [key for key, value in state.items() if wanted.get(key) != tuple(value.shape)]
     if wrong:
         raise ValueError(
@@ -45,9 +45,19 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]
     moments: dict[int, dict[str, Any]] = {}
     for key, value in state.items():
         index, _, name = key.partition(".")
-        plain = not isinstance(kept[key], Tensor)
-        moments.setdefault(int(index), {})[name] = value.item() if plain else value
+        own = kept[key]  # a tensor, or a number of its kind
+        plain = value if isinstance(own, Tensor) else type(own)(value.item())
+        moments.setdefault(int(index), {})[name] = plain
     optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+
+
+def _tensor(value: Tensor | float) -> Tensor:
+    """A number as float64, which holds the counts too."""
+    return (
+        value
+        if isinstance(value, Tensor)
+        else torch.tensor(value, dtype=torch.float64, device="cpu")
+    )
 
 
 def _after_a_step(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

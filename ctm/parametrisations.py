@@ -63,10 +63,11 @@ class Parametrised(CTM):
         r""":math:`D_\theta(x, t) = x - t\, \partial_s G_\theta(x, t, s)` at :math:`s = t`:
         the ODE says :math:`\partial_s G = (x - D)/t` there. By forward-mode
         differentiation; no gradient reaches the weights."""
-        t, s = self._times(x, t, t)
+        z = self._fine(x)
+        t, s = self._times(z, t, t)
         one = torch.ones_like(s)
-        slope = torch.func.jvp(lambda later: self.jump(x, t, later), (s,), (one,))[1]
-        return x - t * slope
+        slope = torch.func.jvp(lambda later: self.jump(z, t, later), (s,), (one,))[1]
+        return (z - t * slope).to(x.dtype)
 
     def jump(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         r""":math:`a(t, s)\, x + b(t, s)\, g_\theta(x, t, s)`."""
@@ -79,7 +80,8 @@ class Parametrised(CTM):
 
     def output_scale(self, t: Tensor, s: Tensor) -> Tensor:
         r""":math:`b(t, s)\, d(t)`."""
-        return torch.as_tensor(self.outer(self, t, s)[1] * self.inner(self, t)[1])
+        scale = self.outer(self, t, s)[1] * self.inner(self, t)[1]
+        return torch.as_tensor(scale, dtype=t.dtype, device=t.device)
 
 
 def euler(model: CTM, t: Tensor, s: Tensor) -> Scalings:

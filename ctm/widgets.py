@@ -146,7 +146,7 @@ def explore_jump(
     levels = [
         round(value, 3)
         for value in rho_time(
-            torch.linspace(0, 1, 21, dtype=torch.float64), 0.002, 10.0
+            torch.linspace(0, 1, 21, dtype=torch.float64, device="cpu"), 0.002, 10.0
         ).tolist()
     ]
     sliders = {"t": (levels, (10.0, 2.0, 0.5)), "s": (levels, (0.002, 0.1, 0.5))}
@@ -166,7 +166,7 @@ def explore_ways(
     levels = [
         round(value, 3)
         for value in rho_time(
-            torch.linspace(0, 1, 21, dtype=torch.float64), 0.002, 10.0
+            torch.linspace(0, 1, 21, dtype=torch.float64, device="cpu"), 0.002, 10.0
         ).tolist()
     ]
     sliders = {
@@ -238,7 +238,7 @@ def _draw_ways(
     way(exact, fine, "exact", lw=2)
     way(stairs, few, "euler", lw=1.4, marker="o", ms=4)
     for target, level, dash in ((end, low, "--"), (jumped, s, "-")):
-        two = torch.tensor([high, level], dtype=torch.float64)
+        two = torch.tensor([high, level], dtype=torch.float64, device="cpu")
         way(
             torch.stack([x, target]),
             two,

@@ -17,6 +17,7 @@ DEVICE = torch.device("xpu", 0)  # any that this machine has not
 MAKERS = {torch.zeros, torch.ones, torch.full, torch.empty, torch.eye, torch.arange, torch.linspace, torch.logspace}
 MAKERS |= {torch.tensor, torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal}
 DEVICE_OF = torch.Tensor.device.__get__
+INSIDE = {torch.multinomial, torch.nn.functional.one_hot}  # of one tensor; they make others, where they take it to be
 MAY_MIX = {"copy_", "index", "index_put_", "_index_put_impl_"}  # a real device takes an index or a source from the processor
 
 
@@ -51,7 +52,7 @@ class Elsewhere(torch.Tensor):
         parts, _ = tree_flatten((args, kwargs))
         plain = [p for p in parts if isinstance(p, torch.Tensor) and not isinstance(p, cls) and p.ndim]
         # forward derivatives that are 0 are made by torch itself, where it believes the tensor to be
-        plain = [p for p in plain if not (p.is_meta or p._is_zerotensor() or (name == "mm" and not p.any()))]
+        plain = [p for p in plain if not (p.is_meta or p._is_zerotensor() or (name in ("mm", "stack", "cat") and not p.any()))]
         if plain and not (name in MAY_MIX and (name == "copy_" or isinstance(args[0], cls))):
             raise MixedError(f"{name}: a tensor of the processor, {tuple(plain[0].shape)}, meets one on {DEVICE}")
         if any(isinstance(p, torch.Generator) and not isinstance(p, GeneratorElsewhere) for p in parts):
@@ -105,6 +106,10 @@ class Pretence(TorchFunctionMode):
             return DEVICE if there(args[0]) else func(*args)
         if func in (torch.Tensor.to, torch.as_tensor) and (func is torch.as_tensor or len(args) + len(kwargs) > 1):
             return self.move(func, args, kwargs)
+        if func in INSIDE and there(args[0]):
+            if kwargs.get("generator") is not None and not isinstance(kwargs["generator"], GeneratorElsewhere):
+                raise MixedError(f"torch.{func.__name__}: generator of the processor, tensor on {DEVICE}")
+            return wrap(func(unwrap(args[0]), *args[1:], **kwargs))
         if func not in MAKERS or kwargs.get("out") is not None:
             return func(*args, **kwargs)
         said, rng = kwargs.get("device"), kwargs.get("generator")

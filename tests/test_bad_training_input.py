@@ -100,6 +100,7 @@ BAD = {
     "count": NOT_NUMBERS | {"zero": 0, "negative": -3, "half": 1.5, "NaN": NAN, "infinite": INF, "endless": 10**400},
     "any count": NOT_NUMBERS | {"negative": -3, "half": 1.5, "NaN": NAN, "infinite": INF, "endless": 10**400},
     "positive": NOT_NUMBERS | {"zero": 0.0, "negative": -1.0, "NaN": NAN, "infinite": INF, "minus infinity": -INF},
+    "rate": {"text": "1", "zero": 0.0, "negative": -1.0, "NaN": NAN, "infinite": INF},  # None is the network's own
     "not negative": NOT_NUMBERS | {"negative": -1.0, "NaN": NAN, "infinite": INF},
     "share": NOT_NUMBERS | {"negative": -0.1, "above one": 1.1, "NaN": NAN, "infinite": INF},
     "decay": NOT_NUMBERS | {"negative": -0.1, "one": 1.0, "above one": 1.1, "NaN": NAN},

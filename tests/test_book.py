@@ -56,7 +56,7 @@ def test_claims_are_asserted(notebook):
     asserts = sum(cell.source.count("assert ") for cell in code_cells(notebook))
     assert asserts >= 1
     for cell in code_cells(notebook):
-        measured = any("≈" in output.get("text", "") for output in cell.outputs)
+        measured = any(re.search("≈|: ~ ", output.get("text", "")) for output in cell.outputs)
         assert not measured or "assert" in cell.source, "a measured figure without an assert beside it"
 
 

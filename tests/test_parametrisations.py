@@ -90,7 +90,7 @@ def test_it_trains_and_its_loss_is_the_squared_error_of_the_networks_output(oute
     loss = ctm.losses.consistency_loss(student, student, pairs)
     assert torch.allclose(loss, (found - wanted).square().mean(), rtol=1e-4)
     history = ctm.train(student, world, ctm.Consistency(world, pool=512, levels=24), steps=60, batch=128)
-    assert history.loss[-1] < 0.5 * history.loss[0]
+    assert sum(history.loss[-10:]) < 0.5 * sum(history.loss[:10])  # one batch is mostly noise
 
 
 def test_a_run_of_another_structure_is_not_resumed(tmp_path):

@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PINNED = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
@@ -49,3 +51,11 @@ def test_the_licences_of_everything_installed_are_listed():
     stored = json.loads((ROOT / "licences.json").read_text())
     for package, _ in PINNED.findall((ROOT / "requirements.txt").read_text()):
         assert stored[name(package)]
+
+
+def test_every_dependency_of_the_package_has_a_lower_bound_and_what_is_installed_meets_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = project["dependencies"] + [line for group in project["optional-dependencies"].values() for line in group]
+    for line in map(Requirement, needed):
+        assert [bound.operator for bound in line.specifier] == [">="], line
+        assert line.specifier.contains(metadata.version(line.name)), line

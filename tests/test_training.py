@@ -97,6 +97,17 @@ def test_from_scratch_is_two_calls():
     assert both.step == list(range(1, 16))
 
 
+def test_a_world_that_lies_elsewhere_is_learned_as_at_the_origin():
+    base, found = ctm.data.ring(), []
+    for offset in (0.0, 8.0):  # whose float32 is fine enough for the samples to be the same but for rounding
+        world = ctm.GaussianMixture(base.means + offset, base.stds)
+        student = ctm.CTM.for_data(world, ctm.networks.MLP(2, 16, 2))
+        objective = ctm.Consistency(world, pool=64, levels=8) + ctm.Denoising(32)
+        history = ctm.train(student, world, objective, 20, batch=32)
+        found.append([*history.loss, ctm.metrics.flow_map_error(student, world, n=200)])
+    assert found[1] == pytest.approx(found[0], rel=1e-2)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_does_not():
     world = ctm.data.two_gaussians()
     models = [small_model(world) for _ in range(3)]

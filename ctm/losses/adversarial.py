@@ -86,7 +86,7 @@ class Adversarial(Term):
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
         if models.step < self.start * models.steps:
-            return torch.zeros((), device=draw.device)
+            return torch.zeros((), dtype=torch.float32, device=draw.device)
         fake = self.estimates(models, draw, rng)
         self.learn(models.student, draw.clean()[0], fake, rng)
         loss = self.judge(models.student, fake, rng)
@@ -160,7 +160,7 @@ class Adversarial(Term):
             f"discriminator.{k}": v for k, v in self.discriminator.state_dict().items()
         }
         moments = {f"optimizer.{k}": v for k, v in optimizer_state(self.optimizer).items()}
-        made_for = torch.tensor(self.made_for, dtype=torch.float64)
+        made_for = torch.tensor(self.made_for, dtype=torch.float64, device="cpu")
         return weights | moments | {"made_for": made_for}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -169,7 +169,7 @@ class Consistency(Term):
         state = {
             "points": self.trajectories.points,
             "times": self.trajectories.times,
-            "left": torch.tensor(self.left),
+            "left": torch.tensor(self.left, device="cpu"),
         }
         return state if self.condition is None else state | {"condition": self.condition}
 
