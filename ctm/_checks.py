@@ -162,14 +162,14 @@ def _column(t: Any, x: Tensor, name: str) -> tuple[Any, Tensor]:
 
 
 def _check_range(t: float | Tensor, name: str, low: float, high: float) -> None:
-    slack, ends = SLACK, [t, t]
+    slack = SLACK
     if isinstance(t, Tensor):
         if t.is_floating_point():
             slack = max(slack, torch.finfo(t.dtype).eps)  # bfloat16 has three digits
         ends = _read(*t.detach().aminmax())
-    if ends and not (
-        low * (1 - slack) <= ends[0] and ends[1] <= high * (1 + slack)
-    ):  # NaN too
+    else:
+        ends = [t, t]
+    if ends and not (low * (1 - slack) <= ends[0] and ends[1] <= high * (1 + slack)):
         got = f"values from {ends[0]:g} to {ends[1]:g}"
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {got}")
 

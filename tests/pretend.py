@@ -18,6 +18,7 @@ MAKERS = {torch.zeros, torch.ones, torch.full, torch.empty, torch.eye, torch.ara
 MAKERS |= {torch.tensor, torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal}
 DEVICE_OF = torch.Tensor.device.__get__
 INSIDE = {torch.multinomial, torch.nn.functional.one_hot}  # of one tensor; they make others, where they take it to be
+MEET_ZEROS = {"mm", "stack", "cat"}
 MAY_MIX = {"copy_", "index", "index_put_", "_index_put_impl_"}  # a real device takes an index or a source from the processor
 
 
@@ -52,7 +53,7 @@ class Elsewhere(torch.Tensor):
         parts, _ = tree_flatten((args, kwargs))
         plain = [p for p in parts if isinstance(p, torch.Tensor) and not isinstance(p, cls) and p.ndim]
         # forward derivatives that are 0 are made by torch itself, where it believes the tensor to be
-        plain = [p for p in plain if not (p.is_meta or p._is_zerotensor() or (name in ("mm", "stack", "cat") and not p.any()))]
+        plain = [p for p in plain if not (p.is_meta or p._is_zerotensor() or (name in MEET_ZEROS and not p.any()))]
         if plain and not (name in MAY_MIX and (name == "copy_" or isinstance(args[0], cls))):
             raise MixedError(f"{name}: a tensor of the processor, {tuple(plain[0].shape)}, meets one on {DEVICE}")
         if any(isinstance(p, torch.Generator) and not isinstance(p, GeneratorElsewhere) for p in parts):
