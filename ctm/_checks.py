@@ -59,7 +59,7 @@ def check_times(
     """The noise level ``t`` as a column that broadcasts against ``x``: one number or one
     for each sample, each within ``[low, high]`` as it was given, and only then rounded to
     x's dtype."""
-    t, column = _column(t, x, name)
+    t, column = _column(t, x, name, low, high)
     _check_range(t, name, low, high)
     return column
 
@@ -70,7 +70,9 @@ def check_jump(
     """All checks of a jump from ``t`` to ``s <= t`` (time runs down); returns both as
     columns. Three numbers show that all is well; only where not is each time looked at."""
     check_points(x, "x", shape)
-    (t, start), (s, end) = _column(t, x, "t"), _column(s, x, "s")
+    (t, start), (s, end) = (
+        _column(*pair, low, high) for pair in ((t, x, "t"), (s, x, "s"))
+    )
     if isinstance(t, Tensor) or isinstance(s, Tensor):
         read = _read((end - start).max(), start.max(), end.min())
     else:
@@ -142,15 +144,17 @@ def seeded(seed: Any) -> torch.Generator:
     return torch.Generator(device="cpu").manual_seed(seed)
 
 
-def _column(t: Any, x: Tensor, name: str) -> tuple[Any, Tensor]:
-    """``t`` as a float or a tensor, and as a column for ``x``; its values are not read."""
+def _column(t: Any, x: Tensor, name: str, low: float, high: float) -> tuple[Any, Tensor]:
+    """``t`` as a number within the limits or as a tensor whose values are not read yet, and
+    as a column for ``x``."""
     if isinstance(t, np.ndarray) and t.dtype.kind in "iuf" and not np.ma.isMaskedArray(t):
         t = torch.from_numpy(t.astype("f8"))  # a copy: flipped and big-endian tables too
     if not isinstance(t, Tensor):
         if isinstance(t, bool) or not isinstance(t, Real):
             kind = type(t).__name__
             raise TypeError(f"{name} must be a number or a torch.Tensor, got {kind}")
-        return float(t), x.new_full((1,) * x.ndim, float(t))
+        _check_range(t := float(t), name, low, high)
+        return t, x.new_full((1,) * x.ndim, t)
     check_held(t, name)
     if t.is_complex() or t.dtype == torch.bool:
         raise TypeError(f"{name} must hold real numbers, got dtype {t.dtype}")

@@ -104,7 +104,6 @@ BAD = {
     "not negative": NOT_NUMBERS | {"negative": -1.0, "NaN": NAN, "infinite": INF},
     "share": NOT_NUMBERS | {"negative": -0.1, "above one": 1.1, "NaN": NAN, "infinite": INF},
     "decay": NOT_NUMBERS | {"negative": -0.1, "one": 1.0, "above one": 1.1, "NaN": NAN},
-    "rate": {k: v for k, v in NOT_NUMBERS.items() if v is not None} | {"zero": 0.0, "negative": -1.0, "NaN": NAN},
     "seed": NOT_NUMBERS | {"negative": -1, "half": 0.5, "NaN": NAN, "beyond 64 bits": 2**64},
     "flag": {"None": None, "text": "yes", "number": 1, "list": []},
     "choice": {"None": None, "text": "no such thing", "number": 3, "list": [], "dict": {}},

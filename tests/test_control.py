@@ -323,15 +323,15 @@ def test_rejection_turns_one_density_into_the_other():
 
 
 CALLS = {
-    "labels of another length": (ValueError, "labels must be 1", lambda: ctm.LabelledMixture([[0.0]], 1.0, [0, 1])),
+    "labels of another length": (ValueError, "labels must have shape", lambda: ctm.LabelledMixture([[0.0]], 1.0, [0, 1])),
     "a class left out": (ValueError, "labels must use every class", lambda: ctm.LabelledMixture([[0.0]], 1.0, [1])),
-    "no such class": (ValueError, r"label must lie in \[0, 1\]", lambda: RINGS.given(2)),
-    "label is a float": (TypeError, "label must be a whole", lambda: RINGS.given(0.5)),
+    "no such class": (ValueError, r"condition must be a class in \[0, 1\]", lambda: RINGS.given(2)),
+    "label is a float": (TypeError, "condition must be whole", lambda: RINGS.given(0.5)),
     "w negative": (ValueError, "w must be finite and not negative", lambda: RINGS.given(0, -1.0)),
     "w is NaN": (ValueError, "w must be finite", lambda: conditional().given(0, math.nan)),
     "labels for other points": (
         ValueError,
-        "label holds 3 values, x 4",
+        "condition holds 3 values, x 4",
         lambda: RINGS.given(torch.tensor([0, 1, 0])).denoiser(torch.zeros(4, 2), 1.0),
     ),
     "s above t": (ValueError, "s must not exceed t", lambda: RINGS.given(0).G(torch.zeros(4, 2), 1.0, 2.0)),
@@ -346,7 +346,7 @@ CALLS = {
     "strength negative": (ValueError, "strengths", lambda: Guided(RINGS, (-1.0, 1.0))),
     "other classes": (
         ValueError,
-        r"must lie in \[0, 1\]",
+        r"condition must be a class in \[0, 1\]",
         lambda: ctm.train(conditional(), ctm.data.digits(), ctm.Denoising(0), 1, batch=64),
     ),
     "rows not orthonormal": (ValueError, "orthonormal", lambda: LinearConstraint([[1.0, 1.0]])),
@@ -362,16 +362,6 @@ def test_bad_input_is_named(name):
     error, message, call = CALLS[name]
     with pytest.raises(error, match=message):
         call()
-
-
-@pytest.mark.parametrize("chunk", [1, 8])
-def test_guided_worlds_in_chunks_and_with_as_many_components_as_numbers_in_a_point(monkeypatch, chunk):
-    world = ctm.LabelledMixture([[-1.0, 0.0], [1.0, 0.5]], 0.4, [0, 1])
-    x, guided = noised(world, 1.0, n=9), world.given(torch.arange(9) % 2, 2.0)
-    whole = guided.denoiser(x, 1.0), guided.G(x, 1.0, 0.5)
-    monkeypatch.setattr("ctm.labelled.CHUNK", chunk)
-    for a, b in zip(whole, (guided.denoiser(x, 1.0), guided.G(x, 1.0, 0.5)), strict=True):
-        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_the_network_is_told_the_class_and_the_strength_less_one():

@@ -54,7 +54,7 @@ class Learned(nn.Module, ctm.FlowMap):
 
     def __init__(self):
         super().__init__()
-        self.layer = nn.Linear(2, 2)
+        self.layer = nn.Linear(2, 2, device="cpu")
         table = torch.linspace(-1, 1, 4, dtype=torch.float32, device="cpu").reshape(2, 2)
         self.layer.weight = nn.Parameter(0.3 * table)
         self.layer.bias = nn.Parameter(table[0].clone())

@@ -128,7 +128,7 @@ CALLS = {
             "width": ("count", 8),
             "layers": ("count", 1),
             "features": ("count", 2),
-            "gain": ("positive", 1.0),
+            "gain": ("optional", 1.0),
             "seed": ("seed", 0),
         },
     ),

@@ -85,6 +85,9 @@ class State:
             )
         else:
             self.optimizer = optimizer(weights)
+        facts = student.config
+        own = facts["config"] or {}  # without the seed: the first weights are compared too
+        facts = facts | {"config": {k: v for k, v in own.items() if k != "seed"}}
         self.settings = {
             "seed": seed,
             "batch": batch,
@@ -93,7 +96,7 @@ class State:
             "target_ema": target_ema,
             "optimizer": str(self.optimizer),
             "objective": repr(self.objective),
-            "student": f"{student} {student.config}",
+            "student": f"{student} {facts}",
         }
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
