@@ -214,7 +214,8 @@ def doctor(flow_map: FlowMap, data: Data, *, n: int = 2000, seed: int = 0) -> Re
     trial = Trial(flow_map, x0, randn_like(x0, rng))
     limits = flow_map.sigma_min, flow_map.sigma_max
     fractions = torch.tensor(FRACTIONS, dtype=torch.float64, device="cpu")
-    levels = rho_time(fractions, *limits).clamp(*limits).tolist()
+    levels = rho_time(fractions, *limits).tolist()
+    levels[-1], levels[0] = limits  # not the rounded seventh powers
     pairs = list(combinations(levels, 2))
     far = [(t, s) for t, s in pairs if s >= 0.5 * flow_map.sigma_data] or pairs[:1]
 
