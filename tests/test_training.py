@@ -750,3 +750,11 @@ def test_a_term_is_told_how_far_training_is():
     world, term = ctm.data.one_gaussian(), Recorded()
     ctm.train(small_model(world), world, term, steps=4, batch=8)
     assert term.seen == (3, 4)
+
+
+def test_a_run_from_scratch_can_be_prolonged(tmp_path):
+    world, path = ctm.data.two_gaussians(), tmp_path / "run.safetensors"
+    first = ctm.train(small_model(world), world, steps=20, batch=16, checkpoint=path)
+    again = ctm.train(small_model(world), world, steps=30, batch=16, checkpoint=path)
+    assert (first.step[-1], again.step[-1]) == (20, 30)
+    assert again.loss[:20] == first.loss  # the further steps come after those that were made

@@ -152,19 +152,21 @@ def from_scratch(
     true.
 
     Arguments as for :func:`train`. Beside ``checkpoint`` the denoiser is kept, in a file of
-    the same name that ends in ``.denoiser.safetensors``.
+    the same name that ends in ``.denoiser.safetensors``. A run that is prolonged keeps its
+    denoiser: the further steps are of the second half.
     """
     steps = check_number(steps, "steps", 2, integer=True)
     beside = checkpoint and checkpoint.with_suffix(f".denoiser{checkpoint.suffix}")
-    first = train(
-        student, data, Denoising(), steps // 2, seed, checkpoint=beside, **options
-    )
+    half = steps // 2
+    if checkpoint and beside and checkpoint.exists() and beside.exists():
+        half = min(half, checkpoints.read(beside)[1].get("run", {}).get("steps", half))
+    first = train(student, data, Denoising(), half, seed, checkpoint=beside, **options)
     teacher = copy.deepcopy(student).requires_grad_(False)
     objective = Consistency(teacher) + 0.1 * Denoising()
-    rest = steps - steps // 2
+    rest = steps - half
     then = train(student, data, objective, rest, seed, checkpoint=checkpoint, **options)
     return History(
-        first.step + [steps // 2 + done for done in then.step],
+        first.step + [half + done for done in then.step],
         first.loss + then.loss,
         first.seconds + then.seconds,
     )
