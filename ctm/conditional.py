@@ -3,7 +3,7 @@ one."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,9 @@ class ConditionalCTM(CTM):
         sigma_data: float,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        **options: object,
+        **options: Any,
     ) -> None:
-        super().__init__(network, sigma_data, sigma_min, sigma_max, **options)  # type: ignore[arg-type]
+        super().__init__(network, sigma_data, sigma_min, sigma_max, **options)
         told = getattr(network, "conditions", 0)
         if told < 2:
             raise ValueError(
@@ -185,6 +185,6 @@ class GuidedDenoiser:
         return whole + as_column(self.w, x) * (self.conditional.denoiser(x, t) - whole)
 
 
-def given(model: object, condition: Condition) -> CTM:
+def given(model: Any, condition: Condition) -> Any:
     """``model`` for this condition; the model itself where the condition is None."""
-    return model if condition is None else model.given(condition)  # type: ignore[attr-defined, return-value]
+    return model if condition is None else model.given(condition)

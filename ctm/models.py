@@ -251,9 +251,11 @@ def _offset(value: Any) -> float | Tensor:
 def _measured(data: Data, n: int = 4096) -> tuple[tuple[int, ...], float, float | Tensor]:
     """The shape of a point, the standard deviation and the mean: what the data say, or else
     measured on ``n`` samples."""
-    known = [getattr(data, name, None) for name in ("shape", "sigma_data", "center")]
+    known: list[Any] = [
+        getattr(data, name, None) for name in ("shape", "sigma_data", "center")
+    ]
     if None not in known:
-        return tuple(known[0]), float(known[1]), known[2]  # type: ignore[arg-type, return-value]
+        return tuple(known[0]), float(known[1]), known[2]
     x = check_points(data.sample(n, generator=seeded(0)), "data.sample(n)").to(
         torch.float64
     )

@@ -63,3 +63,19 @@ class AffineMap(ctm.FlowMap):
 
 def exact_ctm(world):
     return ctm.CTM(ExactNetwork(world), world.sigma_data)
+
+
+def wrongly_answered(function, good, argument, bad):
+    """What each bad value of an argument got that is not a TypeError or ValueError which names the argument."""
+    wrong = []
+    for name, value in bad.items():
+        try:
+            function(**(good | {argument: value}))
+        except (TypeError, ValueError) as error:
+            if argument not in str(error):
+                wrong.append(f"{name}: {type(error).__name__} does not name it: {str(error)[:90]}")
+        except Exception as error:
+            wrong.append(f"{name}: {type(error).__name__}: {str(error)[:90]}")
+        else:
+            wrong.append(f"{name}: accepted")
+    return wrong

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -97,7 +97,8 @@ class Draw:
         n = self.batch if n is None else n
         condition = None
         if self.conditional:
-            sample = getattr(self.data, method, None) or self.data.sample_labelled  # type: ignore[attr-defined]
+            data: Any = self.data
+            sample = getattr(data, method, None) or data.sample_labelled
             points, condition = sample(n, generator=self.rng)
             condition = condition.to(self.device)
         else:
