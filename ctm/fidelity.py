@@ -109,7 +109,7 @@ class Classifier(nn.Module):
         draw_weights(self, seed)
 
     @classmethod
-    def trained(cls, data: Points, steps: int = 1500, seed: int = 0) -> Classifier:
+    def trained(cls, data: Points, steps: int = 600, seed: int = 0) -> Classifier:
         """Trained on the labelled ``data``, on images moved by up to an eighth of a side:
         ``steps`` steps of 128 by Adam, rate 2e-3 with a cosine down to 0."""
         model = cls(data.shape, data.classes, seed)
