@@ -48,8 +48,8 @@ OWN |= {name: ["losses"] for name in MODULES if name.startswith("losses/") and n
 OWN |= {name: ["control"] for name in ("labelled", "conditional", "editing")}
 QUICK = 0.3
 SLOW = [
-    "tests/test_training.py::test_every_kind_of_training_learns_the_map",
-    "tests/test_training.py::test_training_from_scratch_and_from_a_learned_teacher",
+    "tests/ctm/test_training.py::test_every_kind_of_training_learns_the_map",
+    "tests/ctm/test_training.py::test_training_from_scratch_and_from_a_learned_teacher",
 ]  # too slow to be run for every change
 SECONDS = 4.0  # of tests for one change, as the tests take unbroken
 GOAL = 0.9
@@ -204,7 +204,7 @@ def run_tests(*arguments: str, plugins: tuple[object, ...] = ()) -> int:
 
 def reach() -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
     """Which tests reach each line, and how long each test takes; kept for as long as no file changes."""
-    files = sorted([*ROOT.glob("ctm/**/*.py"), *ROOT.glob("tests/*.py")])
+    files = sorted([*ROOT.glob("ctm/**/*.py"), *ROOT.glob("tests/**/*.py")])
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
     found = ROOT / f"_build/reach-{digest}.json"
     found.parent.mkdir(exist_ok=True)
@@ -225,7 +225,7 @@ def reach() -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
                 seconds[item.nodeid] = time.process_time() - started
 
         watch.start()
-        files = [str(path) for name in TESTS if (path := ROOT / f"tests/test_{name}.py").exists()]
+        files = [str(path) for name in TESTS if (path := ROOT / f"tests/ctm/test_{name}.py").exists()]
         code = run_tests(*files, *(f"--deselect={name}" for name in SLOW), plugins=(Watch(),))
         watch.stop()
         data, lines = watch.get_data(), []
@@ -286,7 +286,7 @@ class Judge:
 
     def tests(self, mutant: Mutant) -> tuple[list[str], float]:
         """The tests that reach the change, the module's own quick ones first, and their seconds in all."""
-        own = {f"tests/test_{name}.py" for name in OWN.get(mutant.module, [mutant.module])}
+        own = {f"tests/ctm/test_{name}.py" for name in OWN.get(mutant.module, [mutant.module])}
 
         def order(test: str) -> tuple[bool, bool, float]:
             return self.seconds[test] > QUICK, test.partition("::")[0] not in own, self.seconds[test]

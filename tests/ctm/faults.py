@@ -1,6 +1,6 @@
 """A small training run that is hurt on purpose; started by test_faults.py, which reads what this prints.
 
-    python tests/faults.py FOLDER
+    python tests/ctm/faults.py FOLDER
 
 The library is loaded once, and each run that is to be hurt is a fork of this process.
 """

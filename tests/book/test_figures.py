@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 import pytest
+from colours import SIGHT, contrast, distance, from_hex, lab_distance, seen, turned
 from PIL import Image
 
 from ctm.plotting import COLOURS
-from tests.built.colours import SIGHT, contrast, distance, from_hex, lab_distance, seen, turned
 from tools.browser import HTML, ROOT
 from tools.lean_pages import PALETTE_ERROR
 

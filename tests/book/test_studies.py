@@ -11,7 +11,7 @@ import ctm
 from ctm.losses import Draw, Models
 from studies import Rows, control, joint, load, pitfalls, regimes, scaling, sixteen, teachers
 
-STUDIES = Path(__file__).parents[1] / "studies"
+STUDIES = Path(__file__).parents[2] / "studies"
 RESULTS = sorted(STUDIES.glob("*.json"))
 SETTINGS = {"setting", "variant", "regime", "outer", "inner", "steps", "part", "strengths", "w", "drop", "way", "calls"}
 

@@ -13,8 +13,9 @@ from tools.visits import Reader
 def pytest_collection_modifyitems(items):
     """With several workers all tests of one page go to one of them, which then visits the page once."""
     for item in items:
-        path = item.callspec.params.get("path") if hasattr(item, "callspec") else None
-        item.add_marker(pytest.mark.xdist_group(item.path.stem if path is None else f"page {path.stem}"))
+        if "browser" in getattr(item, "fixturenames", ()):
+            path = item.callspec.params.get("path") if hasattr(item, "callspec") else None
+            item.add_marker(pytest.mark.xdist_group(item.path.stem if path is None else f"page {path.stem}"))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from helpers import generator
 
 import ctm
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ import ctm
 from ctm.noise import karras_times
 from ctm.samplers import euler, gamma_sampling
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 import live_figures  # noqa: E402
 

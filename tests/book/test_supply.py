@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PINNED = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems need a few other packages")
 

@@ -14,7 +14,7 @@ from PIL import Image
 import ctm
 from ctm.widgets import POINTS, explore_gamma, explore_jump, explore_ways
 
-FOLDER = Path(__file__).parents[1] / "book/checkpoints"
+FOLDER = Path(__file__).parents[2] / "book/checkpoints"
 
 
 @pytest.fixture(scope="module", params=[explore_jump, explore_gamma, explore_ways])
