@@ -4,9 +4,9 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import live_figures
 import numpy as np
 import ot
 import pytest
@@ -18,8 +18,6 @@ from ctm.noise import karras_times
 from ctm.samplers import euler, gamma_sampling
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-import live_figures  # noqa: E402
 
 STORED = [
     path

@@ -103,7 +103,7 @@ def test_without_an_address_nothing_points_to_one():
 
 def test_with_an_address_a_page_can_be_launched_and_shared(tmp_path):
     """A book of two pages, published under an example's name."""
-    for folder in ("book", "tools", "ctm", "studies"):
+    for folder in ("book", "ctm", "studies"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "_config.yml", tmp_path)
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/ways_to_read\nchapters:\n  - file: book/solvers\n")

@@ -10,9 +10,9 @@ import ipywidgets
 import pytest
 import torch
 from PIL import Image
+from widgets import POINTS, explore_gamma, explore_jump, explore_ways
 
 import ctm
-from ctm.widgets import POINTS, explore_gamma, explore_jump, explore_ways
 
 FOLDER = Path(__file__).parents[2] / "book/checkpoints"
 

@@ -16,7 +16,7 @@ import card  # Sphinx finds the neighbours of an extension by their own names
 import yaml
 from sphinx.application import Sphinx
 
-BOOK = Path(__file__).parents[1] / "book"
+BOOK = Path(__file__).parents[1]
 WORDS_A_MINUTE = 150  # of prose between equations, slower than a novel
 EQUATION = re.compile(r"^\$\$ *\n((?:(?!\$\$).)*)\n\$\$ \((eq-[\w-]+)\)", re.M | re.S)
 

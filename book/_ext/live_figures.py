@@ -16,7 +16,7 @@ from live_stills import CHECKPOINTS
 
 import ctm
 
-STATIC = Path(__file__).parents[1] / "book/_static"
+STATIC = Path(__file__).parents[1] / "_static"
 MATHEMATICS = ["live-world", "live-network", "live-sampler", "live-distance"]
 SHARED = [*MATHEMATICS, "live-draw"]
 FIGURES = {"live-ode": [], "live-jump": SHARED, "live-cloud": SHARED, "live-gamma": SHARED}  # and the scripts each builds on

@@ -10,7 +10,7 @@ from ctm.noise import karras_times
 from ctm.plotting import COLOURS, scatter, use_style
 from ctm.samplers import euler, gamma_sampling, noise
 
-CHECKPOINTS = Path(__file__).parents[1] / "book/checkpoints"
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 
 
 def load(name: str) -> ctm.CTM:

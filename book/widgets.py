@@ -13,10 +13,6 @@ from typing import Any
 
 import ipywidgets
 import torch
-from matplotlib.figure import Figure
-from PIL import Image
-from torch import Tensor
-
 from ctm._checks import check_choice
 from ctm.checkpoints import load, read_card
 from ctm.data import WORLDS
@@ -26,6 +22,9 @@ from ctm.models import CTM
 from ctm.noise import karras_times, rho_time
 from ctm.plotting import COLOURS, scatter
 from ctm.samplers import euler, gamma_sampling, noise
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
 
 POINTS = 800
 Picture = tuple[Figure, str]
