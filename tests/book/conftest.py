@@ -1,12 +1,10 @@
-"""One browser for all tests of the pages, with no network; each page is visited once a way and its findings kept."""
+"""One browser for all tests of the pages, with no network; each page is visited once and its findings kept."""
 
 import functools
 import os
 
 import pytest
-
-from tools.browser import DESK, HTML, PHONE, find_chromium, opened, served
-from tools.visits import Reader
+from reader import HTML, Reader, find_chromium, opened, served
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -37,12 +35,12 @@ def address():
 
 
 @pytest.fixture(scope="session")
-def visit(browser, address):
-    """For a page: what was found when it came from a server, at a desk and on a phone, in light and in dark."""
-    return functools.cache(Reader(browser, address, DESK).examine)
+def reader(browser):
+    """Opens pages from the disk."""
+    return Reader(browser, HTML.as_uri())
 
 
 @pytest.fixture(scope="session")
-def disk_visit(browser):
-    """For a page: what was found when a phone opened it from the disk."""
-    return functools.cache(Reader(browser, HTML.as_uri(), PHONE).open)
+def visit(reader):
+    """For a page: what was found when it was opened from the disk, at a desk and on a phone, in light and in dark."""
+    return functools.cache(reader.examine)

@@ -9,9 +9,9 @@ import pytest
 from colours import SIGHT, contrast, distance, from_hex, lab_distance, seen, turned
 from lean_pages import PALETTE_ERROR
 from PIL import Image
+from reader import HTML, ROOT
 
 from ctm.plotting import COLOURS
-from tools.browser import HTML, ROOT
 
 LEAST_CONTRAST = 3.0  # WCAG 2.2, 1.4.11: lines and dots; letters need 4.5
 LEAST_DISTANCE = 6.0

@@ -210,6 +210,7 @@ def test_rms_width_and_normal_numbers(js):
     assert abs((numbers**4).mean() - 3) < 4 * np.sqrt(96 / 20_000)
 
 
+@pytest.mark.slow
 def test_samples_of_a_world(js):
     for name in ("uneven_two_gaussians", "pinwheel"):
         world = ctm.data.WORLDS[name]()

@@ -3,8 +3,7 @@
 import re
 
 import pytest
-
-from tools.browser import HTML
+from reader import HTML
 
 BOOK = HTML / "book"
 PAGES = {"welcome": "live-jump", "five_minutes": "live-cloud", "samplers": "live-gamma"}

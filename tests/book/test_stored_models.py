@@ -25,6 +25,7 @@ def test_the_card_is_true(name):
     assert figures(model, world) == pytest.approx(card["figures"], rel=2e-3, abs=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_the_card_of_a_conditional_model_is_true(name):
     path = FOLDER / f"{name}.safetensors"

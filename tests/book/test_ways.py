@@ -7,9 +7,9 @@ import sys
 
 import nbformat
 import pytest
+from reader import HTML, ROOT
 
 import ctm
-from tools.browser import HTML, ROOT
 from tools.publish import COLAB, publish
 
 CONTENTS = re.findall(r"(?:file|root): book/(\w+)", (ROOT / "_toc.yml").read_text())

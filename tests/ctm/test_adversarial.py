@@ -205,6 +205,7 @@ def test_estimates_of_classes_are_told_their_class():
     assert gradient[:, -1].abs().sum() == 0  # and the strength, which is 1 here
 
 
+@pytest.mark.slow
 def test_the_term_corrects_a_biased_teacher():
     """The teacher is wrong by a shift of 0.3 at every noise level; the data know better."""
     world = ctm.data.one_gaussian()

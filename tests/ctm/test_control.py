@@ -209,6 +209,7 @@ def test_a_guided_model_is_a_teacher():
     assert len(ctm.train(student, data, term, 3, batch=16).loss) == 3
 
 
+@pytest.mark.slow
 def test_a_conditional_denoiser_is_learned_by_score_matching():
     model = ConditionalCTM(ctm.networks.MLP(2, width=48, layers=3, conditions=3), RINGS.sigma_data)
     ctm.train(model, Guided(RINGS, drop=0.3), ctm.Denoising(), steps=600, batch=512)
@@ -273,6 +274,7 @@ def test_the_exact_conditional_agrees_with_a_strip_of_samples():
     assert torch.allclose(lifted, strip, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_constrained_samples_meet_the_constraint_and_settle_on_the_conditional():
     world = ctm.GaussianMixture([[0.0, 0.0], [0.6, 0.2]], [0.3, 0.3])  # one heap: nothing to cross
     constraint = LinearConstraint([[0.6, 0.8]])

@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 
+import pytest
 import torch
 
 import ctm
@@ -24,6 +25,7 @@ def run(threads):
     return hashlib.sha256(b"".join(number.detach().numpy().tobytes() for number in numbers)).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_bit_for_bit_with_one_and_with_two_threads():
     other = subprocess.run([sys.executable, __file__], capture_output=True, text=True, check=True)
     assert other.stdout.split() == [run(1), run(2)]

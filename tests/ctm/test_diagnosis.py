@@ -31,6 +31,7 @@ def figure(report, name):
     return next(check.value for check in report.checks if check.name == name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ring", "uneven_two_gaussians", "clusters"])
 def test_the_exact_map_is_sound(name):
     world = ctm.data.WORLDS[name]()
@@ -66,6 +67,7 @@ def test_a_sound_map_is_not_called_broken_by_chance(n):
 
 
 # what was trained to be no trajectory model is told from one: a denoiser has no jumps, a consistency model no denoiser
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_stored_models(name):
     path = FOLDER / f"{name}.safetensors"
@@ -88,6 +90,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_map_is_told_by_its_cause(name):
     broken, first = BROKEN[name]
@@ -95,13 +98,11 @@ def test_a_broken_map_is_told_by_its_cause(name):
     assert report.first_red.name == first
     assert "RED" in str(report)
     assert f"Look first at {first}" in str(report)
+    assert name != "the identity" or figure(report, "direction") == 0  # it goes nowhere
+    assert name != "a jump away" or figure(report, "direction") < -0.9
 
 
-def test_the_identity_goes_nowhere_and_the_mirror_goes_away():
-    assert figure(ctm.doctor(BROKEN["the identity"][0], exact, n=500), "direction") == 0
-    assert figure(ctm.doctor(BROKEN["a jump away"][0], exact, n=500), "direction") < -0.9
-
-
+@pytest.mark.slow
 def test_a_denoiser_that_shrinks_too_much_is_no_posterior_mean():
     half = Changed(exact, denoiser=lambda x, t: exact.denoiser(x, t) / 2)
     report = ctm.doctor(half, exact, n=2000)
@@ -177,6 +178,7 @@ def test_the_report_prints_on_any_console_and_its_figures_are_marked_as_measured
     assert all(": ~ " in line for line in str(report).splitlines()[:8])
 
 
+@pytest.mark.slow
 def test_nan_at_one_level_is_red():
     some = Changed(exact, jump=lambda x, t, s: exact.G(x, t, s) * (torch.nan if t == s <= 1.01 * exact.sigma_min else 1))
     assert ctm.doctor(some, exact, n=50).first_red.name == "boundary"

@@ -32,6 +32,7 @@ def hurt():
     return dict(zip(("kills", "full", "readonly"), json.loads(run.stdout), strict=True))
 
 
+@pytest.mark.slow
 def test_twenty_kills_lose_nothing(hurt):
     found = hurt["kills"]
     assert [kill["code"] for kill in found["kills"]] == [-9] * 20
@@ -47,6 +48,7 @@ def test_twenty_kills_lose_nothing(hurt):
     assert found["files"] == ["run.safetensors"]  # the parts, an hour old by then, went with the next writing
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_and_leaves_the_old_file(hurt):
     found = hurt["full"]
     assert len(found["said"]) == 2
@@ -55,6 +57,7 @@ def test_a_full_disk_is_reported_and_leaves_the_old_file(hurt):
     assert found["card"] == {"run": 1}
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_reported_before_training(hurt):
     found = hurt["readonly"]
     assert found["said"][0].startswith("PermissionError checkpoint must be in a folder that can be written to")

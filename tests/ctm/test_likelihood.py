@@ -53,6 +53,7 @@ def test_rk4_step_has_order_four_down_and_up():
             assert abs(math.log2(coarse / fine) - 4) < 0.15
 
 
+@pytest.mark.slow
 def test_a_single_gaussian_in_closed_form():
     # The ODE of N(mu, c^2 I) is affine: log p_smin(x) from the prior, the scale factor and its logarithm alone.
     mu, c = torch.tensor([0.3, -1.1, 2.0], dtype=torch.float64), 0.7
@@ -104,6 +105,7 @@ def test_the_trace_is_the_posterior_variance_over_t_squared():
     assert torch.allclose(2 - rates[:, 2:].sum(1), spread / t**2, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_against_scipys_integrator_and_reverse_mode_autograd():
     model = small_ctm()
     x = torch.tensor([[0.3, -0.4]], dtype=torch.float64)
@@ -121,6 +123,7 @@ def test_against_scipys_integrator_and_reverse_mode_autograd():
     assert log_likelihood(model, x, steps=200).item() == pytest.approx(prior + end[2], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_hutchinson_is_exact_on_average_and_has_the_stated_variance():
     model, x = Rotation(), torch.randn(4, 3, generator=generator(), dtype=torch.float64)
     every = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
@@ -131,11 +134,12 @@ def test_hutchinson_is_exact_on_average_and_has_the_stated_variance():
     off = even.square().sum() - even.diagonal().square().sum()
     assert torch.allclose(logs.var(0, unbiased=False), (2 * off).expand(4))
     # and drawn: the mean within its error of the exact one
-    drawn = hutchinson_log_likelihood(model, x, 4000, generator=generator(1), steps=8)
+    drawn = hutchinson_log_likelihood(model, x, 1000, generator=generator(1), steps=8)
     gap = drawn.mean(0) - log_likelihood(model, x, steps=8)
-    assert drawn.shape == (4000, 4)
-    assert (gap.abs() < 4.5 * math.sqrt(2 * off / 4000)).all()
-    assert torch.equal(drawn, hutchinson_log_likelihood(model, x, 4000, generator=generator(1), steps=8))
+    assert drawn.shape == (1000, 4)
+    assert (gap.abs() < 4.5 * math.sqrt(2 * off / 1000)).all()
+    again = hutchinson_log_likelihood(model, x, 3, generator=generator(1), steps=8)
+    assert torch.equal(again, hutchinson_log_likelihood(model, x, 3, generator=generator(1), steps=8))
 
 
 def test_encode_undoes_a_fine_solver_and_stops_where_told():

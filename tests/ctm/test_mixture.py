@@ -81,6 +81,7 @@ def test_in_one_dimension_the_flow_map_keeps_quantiles(name):
             assert math.isclose(expected, end, abs_tol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ring", "checkerboard", "spirals"])
 def test_flow_map_against_an_implicit_integrator(name):
     world = ctm.data.WORLDS[name]()

@@ -189,6 +189,7 @@ def test_sampling_under_autocast_agrees_with_float32(single, dtype, bound):
     assert 0 < away(cast, plain) < bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_training_under_autocast_learns_what_float32_learns(single, dtype):
     # measured over 150 steps: error .1833 and .1832 for .1832, last loss .0800 and .0799 for .0799
@@ -208,6 +209,7 @@ def test_training_in_float64_and_bfloat16_weights(single):
     assert half.loss[-1] == pytest.approx(history.loss[-1], rel=0.2)
 
 
+@pytest.mark.slow
 def test_the_jump_compiles_as_one_graph(single):
     model = single[0].requires_grad_(False)
     x = 10 * torch.randn(8, 2, generator=generator())

@@ -41,6 +41,7 @@ def times(world, shares):
     return levels.clamp(world.sigma_min, world.sigma_max).tolist()
 
 
+@pytest.mark.slow
 @given(mixtures(), fractions, seeds)
 def test_the_exact_map_is_the_identity_on_the_diagonal_and_a_semigroup(world, shares, seed):
     t, u, s = times(world, shares)
@@ -74,6 +75,7 @@ def test_the_map_of_one_gaussian_is_affine(world, shares, seed):
     torch.testing.assert_close(world.G(x, t, s), closed, rtol=0, atol=1e-7 * world.sigma_data)
 
 
+@pytest.mark.slow
 @given(mixtures(), fractions, seeds)
 def test_the_order_of_points_and_of_components_does_not_matter(world, shares, seed):
     t, _, s = times(world, shares)
@@ -87,6 +89,7 @@ def test_the_order_of_points_and_of_components_does_not_matter(world, shares, se
     torch.testing.assert_close(same.G(x, t, s), world.G(x, t, s), **close)
 
 
+@pytest.mark.slow
 @given(mixtures(), fractions, seeds)
 def test_float32_points_are_treated_as_their_float64_copies(world, shares, seed):
     t, _, s = times(world, shares)
@@ -130,6 +133,7 @@ def test_a_model_in_float64_agrees_with_itself_in_float32(shares, seed):
     torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @given(mixtures(components=3), st.integers(1, 4), seeds)
 def test_deterministic_jumps_of_the_exact_map_meet_in_one(world, n, seed):
     grid = karras_times(n, world.sigma_min, world.sigma_max).tolist()

@@ -51,6 +51,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_kind_of_training_learns_the_map(name):
     world, (objective, options) = ctm.data.one_gaussian(), OBJECTIVES[name]
@@ -70,6 +71,7 @@ def small_pool(monkeypatch):
     monkeypatch.setattr("ctm.training.loop.Consistency", Small)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_pool")
 def test_training_from_scratch_and_from_a_learned_teacher():
     world = ctm.data.one_gaussian()

@@ -295,6 +295,7 @@ def test_a_world_moves_with_all_its_tables():
     assert torch.equal(back.denoiser(torch.ones(1, 2), 1.0), world.denoiser(torch.ones(1, 2), 1.0))
 
 
+@pytest.mark.slow
 def test_the_defaults_of_torch_do_no_harm():
     code = (
         "import torch, ctm; torch.set_default_dtype(torch.float64)\n"
@@ -311,6 +312,7 @@ def test_the_defaults_of_torch_do_no_harm():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_worlds_and_metrics_import_no_scipy_no_pot_no_sklearn():
     code = (
         "import sys, ctm.data, ctm.metrics, ctm.closed_forms\n"

@@ -1,4 +1,4 @@
-// Run in the page that tools/visits.py opens: what it asks about.
+// Run in the page that reader.py opens: what it asks about.
 "use strict";
 
 window.visit = {
@@ -13,6 +13,18 @@ window.visit = {
     const count = (selector) => document.querySelectorAll(selector).length;
     const fonts = [...document.fonts].filter((font) => font.status === "loaded").length;
     return [count(".math.notranslate"), count(".math.notranslate mjx-container"), count("mjx-merror"), fonts];
+  },
+
+  // The levels of the headings of the text, in order.
+  headings() {
+    const headings = document.querySelectorAll(":is(.bd-article, .bd-search-container) :is(h1,h2,h3,h4,h5,h6)");
+    return [...headings].map((heading) => Number(heading.tagName[1]));
+  },
+
+  // Whether the keyboard reaches what is wider than its column: 0 is yes.
+  scrolling() {
+    return [...document.querySelectorAll("div.math mjx-container, .bd-content figure")]
+      .filter((box) => box.scrollWidth > box.clientWidth).map((box) => box.tabIndex);
   },
 
   // Axe looks at every element there is: one token of each kind of code, and the words of each formula, are enough.
