@@ -56,8 +56,13 @@ def keep_used_icons(out: Path) -> None:
     static = out / "_static"
     css = next(static.glob(f"{ICONS}/*/css/all.min.css"))
     pages = [*out.glob("*.html"), *out.glob("book/*.html"), *static.glob("scripts/*.js"), *static.glob("*.js")]
-    names = {name for page in pages for name in re.findall(r"\bfa-[a-z0-9-]+", page.read_text())}
-    codes = {ord(c) for style in static.glob("styles/*.css") for c in style.read_text() if "\ue000" <= c <= "\uf8ff"}
+    names = {name for page in pages for name in re.findall(r"\bfa-[a-z0-9-]+", page.read_text(encoding="utf-8"))}
+    codes = {
+        ord(c)
+        for style in static.glob("styles/*.css")
+        for c in style.read_text(encoding="utf-8")
+        if "\ue000" <= c <= "\uf8ff"
+    }
 
     def rule(match: re.Match[str]) -> str:
         if not names & set(re.findall(r"\.(fa-[a-z0-9-]+):before", match[0])):
@@ -65,12 +70,12 @@ def keep_used_icons(out: Path) -> None:
         codes.add(int(match["code"], 16))
         return match[0]
 
-    text = re.sub(r'(\.fa-[a-z0-9-]+:before,?)+{content:"\\(?P<code>[0-9a-f]+)"}', rule, css.read_text())
+    text = re.sub(r'(\.fa-[a-z0-9-]+:before,?)+{content:"\\(?P<code>[0-9a-f]+)"}', rule, css.read_text(encoding="utf-8"))
     text = re.sub(r"@font-face{[^}]*(v4compat|fa-regular-400[^}]*unicode-range)[^}]*}", "", text)
     text = re.sub(
         r'url\(\.\./(webfonts/[\w-]+)\.woff2\) format\("woff2"\),url\([^)]*\) format\("truetype"\)', r"url(\1.woff)", text
     )
-    (static / "icons.css").write_text(text)
+    (static / "icons.css").write_text(text, encoding="utf-8")
     (static / "webfonts").mkdir(exist_ok=True)
     for file in css.parent.parent.glob("webfonts/*-[49]00.ttf"):
         font = TTFont(file)
@@ -92,13 +97,16 @@ def copy_mathjax(static: Path) -> None:
 
 
 def mend_body(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Say each figure's size in its tag, so that the text does not jump when it arrives; references are items of a list."""
+    """Say each figure's size in its tag, so that the text does not jump when it arrives; references are items of a list.
+    What stands in for a storage that the browser refuses comes before the theme's first script."""
 
     def sized(match: re.Match[str]) -> str:
         with Image.open(Path(app.srcdir, sources[match["name"]])) as image:
             width, height = image.size
         return f'{match[0]} width="{width}" height="{height}" style="--width: {width}px" decoding="async"'
 
+    storage = f'<script src="{context["pathto"]("_static/storage.js", 1)}"></script>'
+    context["metatags"] = context.get("metatags", "") + storage
     sources = {name: source for source, name in app.builder.images.items()}
     if "body" in context:
         context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')

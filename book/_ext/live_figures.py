@@ -48,12 +48,12 @@ def _script(kind: str, name: str, facts: dict[str, Any]) -> str:
 def write(folder: Path) -> None:
     """Write the scripts of the worlds and stored models that the live figures name into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    named = set(re.findall(r"\w+", "".join(path.read_text() for path in STATIC.glob("live-*.js"))))
+    named = set(re.findall(r"\w+", "".join(path.read_text(encoding="utf-8") for path in STATIC.glob("live-*.js"))))
     for name in named & ctm.data.WORLDS.keys():
-        (folder / f"{name}.js").write_text(world_script(name))
+        (folder / f"{name}.js").write_text(world_script(name), encoding="utf-8")
     for path in CHECKPOINTS.glob("*.safetensors"):
         if path.stem in named:
-            (folder / f"{path.stem}.js").write_text(model_script(path))
+            (folder / f"{path.stem}.js").write_text(model_script(path), encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -23,15 +23,15 @@ EQUATION = re.compile(r"^\$\$ *\n((?:(?!\$\$).)*)\n\$\$ \((eq-[\w-]+)\)", re.M |
 
 def about(name: str) -> dict[str, str]:
     """What ``chapters.yml`` says of a page."""
-    return yaml.safe_load((BOOK / "chapters.yml").read_text()).get(name, {})
+    return yaml.safe_load((BOOK / "chapters.yml").read_text(encoding="utf-8")).get(name, {})
 
 
 def prose(name: str) -> str:
     """The markdown of a page, cell by cell if it is a notebook."""
     notebook = BOOK / f"{name}.ipynb"
     if not notebook.exists():
-        return (BOOK / f"{name}.md").read_text()
-    cells = json.loads(notebook.read_text())["cells"]
+        return (BOOK / f"{name}.md").read_text(encoding="utf-8")
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 
@@ -48,7 +48,7 @@ def badges(name: str) -> list[str]:
 
 def index_of_equations() -> str:
     """Every labelled equation under its chapter, in the order of the contents."""
-    names = re.findall(r"file: book/(\w+)", (BOOK.parent / "_toc.yml").read_text())
+    names = re.findall(r"file: book/(\w+)", (BOOK.parent / "_toc.yml").read_text(encoding="utf-8"))
     sections = []
     for name in names:
         found = EQUATION.findall(prose(name)) if (BOOK / f"{name}.ipynb").exists() else []
@@ -109,7 +109,7 @@ def write_for_others(app: Sphinx, error: Exception | None) -> None:
     if error is None and base and app.builder.format == "html":
         rows = [f"<url><loc>{html.escape(base)}{page}.html</loc></url>" for page in sorted(app.env.found_docs)]
         head = '<?xml version="1.0" encoding="utf-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">'
-        Path(app.outdir, "sitemap.xml").write_text("\n".join([head, *rows, "</urlset>\n"]))
+        Path(app.outdir, "sitemap.xml").write_text("\n".join([head, *rows, "</urlset>\n"]), encoding="utf-8")
         card.draw(Path(app.outdir, "_static/card.png"))
 
 

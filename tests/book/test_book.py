@@ -69,7 +69,9 @@ def test_exercises_have_solutions(notebook):
 
 def chapters():
     """The notebooks of Parts I and II, in the order of the contents."""
-    numbered = (ROOT / "_toc.yml").read_text().partition("caption: Part I.")[2].partition("caption: Reference")[0]
+    numbered = (
+        (ROOT / "_toc.yml").read_text(encoding="utf-8").partition("caption: Part I.")[2].partition("caption: Reference")[0]
+    )
     return [ROOT / f"{name}.ipynb" for name in re.findall(r"file: (book/\w+)", numbered)]
 
 
@@ -95,7 +97,7 @@ def test_the_first_use_of_every_term_links_to_the_glossary():
 
 def test_every_public_name_says_what_it_is():
     for path in (ROOT / "ctm").rglob("*.py"):
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
         assert lines[0].startswith(('"""', 'r"""')), path.name
         for i, line in enumerate(lines):
             if re.match(r"(class|def) [A-Za-z]", line) and not line.split()[1].startswith("_"):
@@ -105,12 +107,12 @@ def test_every_public_name_says_what_it_is():
 
 
 def test_the_readme_quotes_the_study():
-    results = json.loads((ROOT / "studies/first_light.json").read_text())
+    results = json.loads((ROOT / "studies/first_light.json").read_text(encoding="utf-8"))
     errors = {}
     for result in results:
         if "error" in result:
             errors.setdefault(tuple(result["run"][:3]), []).append(result["error"])
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for (world, teacher, budget), values in errors.items():
         row = re.search(rf"\| {world} \| {teacher} \| {budget} s? ?\|[^\n]*", readme)
         assert row, (world, teacher, budget)

@@ -93,7 +93,7 @@ def test_a_chapter_answers_soon(browser, address):
 
 
 def test_search_from_the_disk_finds_every_term_of_the_glossary(browser):
-    glossary = (HTML / "book/glossary.html").read_text()
+    glossary = (HTML / "book/glossary.html").read_text(encoding="utf-8")
     terms = [re.sub(r"<[^>]+>", "", term) for term in re.findall(r'<dt id="term-[^>]*>(.*?)<a class="headerlink"', glossary)]
     assert len(terms) >= 30
     page = browser.new_page()
@@ -162,11 +162,11 @@ def test_the_first_paint_follows_the_system(browser, address, scheme):
 
 
 def test_a_page_without_sections_does_not_throw(browser, tmp_path):
-    html = (HTML / "book/welcome.html").read_text()
+    html = (HTML / "book/welcome.html").read_text(encoding="utf-8")
     start = html.index('<div class="bd-sidebar-secondary')
     end = html.index("</main>")
     page_html = html[:start] + '<div class="margin">note</div></div></div></div>' + html[end:]
-    (HTML / "book/.sectionless.html").write_text(page_html)
+    (HTML / "book/.sectionless.html").write_text(page_html, encoding="utf-8")
     errors = []
     page = browser.new_page()
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -177,3 +177,23 @@ def test_a_page_without_sections_does_not_throw(browser, tmp_path):
         (HTML / "book/.sectionless.html").unlink()
         page.close()
     assert errors == []
+
+
+@pytest.mark.parametrize("home", ["disk", "server"])
+def test_search_and_theme_work_where_storage_is_refused(browser, address, tmp_path, home):
+    """In a sandboxed frame a page may keep nothing."""
+    page, errors = browser.new_page(viewport=DESK), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    search = f"{HTML.as_uri() if home == 'disk' else address}/search.html?q=consistency"
+    (tmp_path / "frame.html").write_text(
+        f'<iframe sandbox="allow-scripts" width=1200 height=800 src="{search}"></iframe>', encoding="utf-8"
+    )
+    page.goto((tmp_path / "frame.html").as_uri())
+    frame = page.frame_locator("iframe")
+    frame.locator("#search-results ul.search li").first.wait_for()
+    root = frame.locator("html")
+    before = root.get_attribute("data-mode")
+    frame.locator(".theme-switch-button:visible").first.click()
+    assert root.get_attribute("data-mode") != before
+    assert errors == []
+    page.close()

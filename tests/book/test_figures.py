@@ -16,7 +16,9 @@ from ctm.plotting import COLOURS
 LEAST_CONTRAST = 3.0  # WCAG 2.2, 1.4.11: lines and dots; letters need 4.5
 LEAST_DISTANCE = 6.0
 INVERT = float(
-    re.search(r"filter: invert\(([\d.]+)\) hue-rotate\(180deg\)", (ROOT / "book/_static/book.css").read_text())[1]
+    re.search(
+        r"filter: invert\(([\d.]+)\) hue-rotate\(180deg\)", (ROOT / "book/_static/book.css").read_text(encoding="utf-8")
+    )[1]
 )
 THEMES = {"light": lambda colour: colour, "dark": lambda colour: turned(colour, INVERT)}
 WHITE, BLACK = np.ones(3), np.zeros(3)
@@ -67,7 +69,8 @@ def test_the_browser_turns_colours_as_computed(browser, tmp_path):
     Image.fromarray(strip).save(tmp_path / "strip.png")
     (tmp_path / "page.html").write_text(
         f'<html data-theme="dark"><link rel="stylesheet" href="{css}"><body style="margin:0">'
-        '<div class="bd-content"><figure style="margin:0"><img src="strip.png"></figure></div></body></html>'
+        '<div class="bd-content"><figure style="margin:0"><img src="strip.png"></figure></div></body></html>',
+        encoding="utf-8",
     )
     page = browser.new_page()
     page.goto((tmp_path / "page.html").as_uri())

@@ -36,9 +36,9 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("live")
     for name, make in ctm.data.WORLDS.items():
         if make().means[0].numel() <= 2:
-            (path / f"{name}.js").write_text(live_figures.world_script(name))
+            (path / f"{name}.js").write_text(live_figures.world_script(name), encoding="utf-8")
     for stored in STORED:
-        (path / f"{stored.stem}.js").write_text(live_figures.model_script(stored))
+        (path / f"{stored.stem}.js").write_text(live_figures.model_script(stored), encoding="utf-8")
     return path
 
 
@@ -50,7 +50,7 @@ def js(folder):
         values = {
             key: value.flatten().tolist() if isinstance(value, torch.Tensor) else value for key, value in given.items()
         }
-        (folder / "given.json").write_text(json.dumps(values))
+        (folder / "given.json").write_text(json.dumps(values), encoding="utf-8")
         files = [ROOT / f"book/_static/{name}.js" for name in live_figures.MATHEMATICS] + [
             folder / f"{name}.js" for name in names
         ]
@@ -72,7 +72,7 @@ def cloud(numbers, dim):
 
 def test_the_pages_get_what_their_figures_offer_and_no_more(tmp_path):
     live_figures.write(tmp_path)
-    drawing = (ROOT / "book/_static/live-draw.js").read_text()
+    drawing = (ROOT / "book/_static/live-draw.js").read_text(encoding="utf-8")
     offered = {"pair_small", "two_gaussians", *re.findall(r'\["(\w+)", "', drawing)}
     offered |= {"ring", "two_moons", "pinwheel"}
     assert {path.stem for path in tmp_path.glob("*.js")} == offered

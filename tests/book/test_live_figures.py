@@ -198,7 +198,7 @@ def test_the_figure_says_so_if_its_data_are_missing(browser):
 
 def test_scripts_are_loaded_where_there_is_a_figure_and_nowhere_else():
     for path in BOOK.glob("*.html"):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         figures = set(re.findall(r'<div class="(?:live )?(live-\w+)"', text))
         loaded = set(re.findall(r'src="[^"]*/(live-\w+)\.js', text))
         shared = (

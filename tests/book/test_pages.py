@@ -18,7 +18,7 @@ class Page(HTMLParser):
         super().__init__()
         self.images, self.links, self.scripts, self.ids, self.text = [], [], [], set(), []
         self.skipping = 0
-        self.feed(path.read_text())
+        self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
@@ -51,7 +51,7 @@ def page(request):
 
 
 def test_every_chapter_of_the_contents_is_built():
-    chapters = re.findall(r"(?:file|root): (book/\w+)", (ROOT / "_toc.yml").read_text())
+    chapters = re.findall(r"(?:file|root): (book/\w+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
     assert len(chapters) >= 16
     assert {f"book/{path.stem}" for path in PAGES} >= set(chapters)
 
@@ -88,21 +88,21 @@ def test_mathematics_and_live_figures_load_from_the_book_itself(page):
     path, content = page
     mathjax = [source for source in content.scripts if "mathjax" in source.lower()]
     assert all(not source.startswith("http") for source in mathjax)
-    if "math notranslate" in path.read_text():
+    if "math notranslate" in path.read_text(encoding="utf-8"):
         assert mathjax
     for source in mathjax + [source for source in content.scripts if "live" in source]:
         assert (path.parent / source.partition("?")[0]).exists()
 
 
 def test_the_live_figure_is_in_its_chapter():
-    html = (ROOT / "_build/html/book/probability_flow_ode.html").read_text()
+    html = (ROOT / "_build/html/book/probability_flow_ode.html").read_text(encoding="utf-8")
     assert '<div class="live-ode"' in html
     assert "live-ode.js" in html
 
 
 def test_every_icon_has_its_font():
     static = ROOT / "_build/html/_static"
-    faces = re.findall(r"@font-face{[^}]*}", (static / "icons.css").read_text())
+    faces = re.findall(r"@font-face{[^}]*}", (static / "icons.css").read_text(encoding="utf-8"))
     named = {name for face in faces for name in re.findall(r"url\((webfonts/[^)]+)\)", face)}
     assert named == {f"webfonts/{path.name}" for path in (static / "webfonts").iterdir()}
     assert any("font-weight:900" in face and "6 Free" in face for face in faces)

@@ -18,15 +18,15 @@ SETTINGS = {"setting", "variant", "regime", "outer", "inner", "steps", "part", "
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_the_command_that_made_them_is_beside_them(path):
-    assert f"python -m studies.{path.stem}" in path.with_suffix(".py").read_text()
-    rows = [json.dumps(row, sort_keys=True) for row in json.loads(path.read_text())]
+    assert f"python -m studies.{path.stem}" in path.with_suffix(".py").read_text(encoding="utf-8")
+    rows = [json.dumps(row, sort_keys=True) for row in json.loads(path.read_text(encoding="utf-8"))]
     assert len(rows) == len(set(rows))
 
 
 @pytest.mark.parametrize("name", ["parametrisations", "loss", "training", "adversarial", "control", "pitfalls"])
 def test_every_variant_has_three_seeds(name):
     seeds = {}
-    for row in json.loads((STUDIES / f"{name}.json").read_text()):
+    for row in json.loads((STUDIES / f"{name}.json").read_text(encoding="utf-8")):
         job = json.dumps({key: row[key] for key in sorted(row) if key in SETTINGS and not isinstance(row[key], list)})
         seeds.setdefault(job, set()).add(row["seed"])
     assert {job: found for job, found in seeds.items() if len(found) < 3} == {}
@@ -61,7 +61,7 @@ def test_rows_are_chosen_by_their_settings():
         rows.one(seed=0)
     with pytest.raises(ValueError, match=r"a row must have .*variant.*, got none"):
         rows.median("error", variant="b")
-    assert load("loss") == json.loads((STUDIES / "loss.json").read_text())
+    assert load("loss") == json.loads((STUDIES / "loss.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("regime", regimes.REGIMES)

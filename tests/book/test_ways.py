@@ -12,13 +12,13 @@ from reader import HTML, ROOT
 import ctm
 from tools.publish import COLAB, publish
 
-CONTENTS = re.findall(r"(?:file|root): book/(\w+)", (ROOT / "_toc.yml").read_text())
-NUMBERED = re.search(r"Part I\..*(?=caption: Reference)", (ROOT / "_toc.yml").read_text(), flags=re.S)[0]
+CONTENTS = re.findall(r"(?:file|root): book/(\w+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
+NUMBERED = re.search(r"Part I\..*(?=caption: Reference)", (ROOT / "_toc.yml").read_text(encoding="utf-8"), flags=re.S)[0]
 CHAPTERS = ["five_minutes", *re.findall(r"file: book/(\w+)", NUMBERED)]
 
 
 def html(name):
-    return (HTML / f"book/{name}.html").read_text()
+    return (HTML / f"book/{name}.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
@@ -52,7 +52,7 @@ def test_the_index_holds_every_numbered_equation_once():
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_quiz_has_three_questions_with_one_right_answer_each(name):
-    _, *questions = re.split(r"^\*\*\d\.\*\*", (ROOT / f"book/quiz/{name}.md").read_text(), flags=re.M)
+    _, *questions = re.split(r"^\*\*\d\.\*\*", (ROOT / f"book/quiz/{name}.md").read_text(encoding="utf-8"), flags=re.M)
     assert len(questions) == 3
     for question in questions:
         answers = re.findall(r"^```\{dropdown\} .+\n\*\*(Right|No)\.\*\* .{20,}", question, flags=re.M)
@@ -67,7 +67,7 @@ def test_right_answers_stand_in_different_places():
     for path in (ROOT / "book/quiz").glob("*.md"):
         places += [
             part[: part.index("Right")].count("**No.**")
-            for part in re.split(r"^\*\*\d\.\*\*", path.read_text(), flags=re.M)[1:]
+            for part in re.split(r"^\*\*\d\.\*\*", path.read_text(encoding="utf-8"), flags=re.M)[1:]
         ]
     assert max(map(places.count, range(3))) < len(places) / 2
 
@@ -76,7 +76,7 @@ def test_the_reference_holds_every_public_name():
     page, names = html("package"), []
     for path in (ROOT / "ctm").glob("*.py"):
         if not path.stem.startswith("_"):
-            found = re.findall(r"^(?:def|class) ([A-Za-z]\w*)", path.read_text(), flags=re.M)
+            found = re.findall(r"^(?:def|class) ([A-Za-z]\w*)", path.read_text(encoding="utf-8"), flags=re.M)
             names += [f"ctm.{path.stem}.{name}" for name in found]
     assert len(names) > 80
     assert [name for name in names if f'id="{name}"' not in page] == []
@@ -106,7 +106,9 @@ def test_with_an_address_a_page_can_be_launched_and_shared(tmp_path):
     for folder in ("book", "ctm", "studies"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "_config.yml", tmp_path)
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/ways_to_read\nchapters:\n  - file: book/solvers\n")
+    (tmp_path / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/ways_to_read\nchapters:\n  - file: book/solvers\n", encoding="utf-8"
+    )
     publish(tmp_path, "https://github.com/example/ctm", "https://example.org/ctm")
     publish(tmp_path, "https://github.com/example/ctm", "https://example.org/ctm")  # twice is once
     notebook = nbformat.read(tmp_path / "book/solvers.ipynb", as_version=4)
@@ -118,14 +120,14 @@ def test_with_an_address_a_page_can_be_launched_and_shared(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     out = tmp_path / "_build/html"
-    page = (out / "book/solvers.html").read_text()
+    page = (out / "book/solvers.html").read_text(encoding="utf-8")
     assert "https://mybinder.org/v2/gh/example/ctm/main?urlpath=lab/tree/book/solvers.ipynb" in page
     assert "https://colab.research.google.com/github/example/ctm/blob/main/book/solvers.ipynb" in page
     assert 'href="ways_to_read.html#run-it-yourself"' in page
     assert "google.colab" not in page  # the cell is in the notebook alone
     assert 'property="og:url" content="https://example.org/ctm/book/solvers.html"' in page
     assert (out / "_static/card.png").stat().st_size > 10_000
-    assert "<loc>https://example.org/ctm/book/solvers.html</loc>" in (out / "sitemap.xml").read_text()
+    assert "<loc>https://example.org/ctm/book/solvers.html</loc>" in (out / "sitemap.xml").read_text(encoding="utf-8")
 
 
 def test_the_cell_for_colab_does_nothing_elsewhere_and_fetches_the_book_there(monkeypatch, tmp_path):

@@ -85,7 +85,7 @@ def answer(work):
     reader, writer = os.pipe()
     child = in_fork(lambda: os.write(writer, json.dumps(work()).encode()))
     os.close(writer)
-    with open(reader) as pipe:
+    with open(reader, encoding="utf-8") as pipe:
         said = pipe.read()
     os.waitpid(child, 0)
     return json.loads(said)

@@ -290,7 +290,7 @@ def test_what_killed_writers_left_is_removed_after_an_hour(model, tmp_path):
     path = tmp_path / "model[1].safetensors"
     parts = {name: tmp_path / f".{name}.part" for name in ("model[1].safetensors.12", "model[1].safetensors.ab", "other.12")}
     for part in parts.values():
-        part.write_text("half")
+        part.write_text("half", encoding="utf-8")
         os.utime(part, (time.time() - 3700,) * 2)
     os.utime(parts["model[1].safetensors.ab"])  # this one may still be written to
     ctm.save(model, path)
@@ -301,7 +301,7 @@ def test_what_killed_writers_left_is_removed_after_an_hour(model, tmp_path):
 def test_a_file_can_be_read_by_those_who_may_read_others(model, tmp_path):
     path = tmp_path / "model.safetensors"
     ctm.save(model, path)
-    (tmp_path / "plain").write_text("")
+    (tmp_path / "plain").write_text("", encoding="utf-8")
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 

@@ -107,7 +107,7 @@ DAMAGE = {
     "cut in the header": cut(50),
     "cut in the numbers": cut(-1),
     "header longer than the file": lambda path: path.write_bytes(struct.pack("<Q", 2**60) + path.read_bytes()[8:]),
-    "text": lambda path: path.write_text("not a checkpoint"),
+    "text": lambda path: path.write_text("not a checkpoint", encoding="utf-8"),
     "foreign": lambda path: save_file(load_file(path), path),
     "a model, not a run": lambda path: ctm.save(ctm.CTM(ctm.networks.MLP(1), 0.5), path),
     "header that is a list": lambda path: save_file({"a": torch.zeros(1)}, path, metadata={"ctm": "[1]"}),

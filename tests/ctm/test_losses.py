@@ -560,7 +560,8 @@ def test_a_loss_of_ones_own_lives_in_one_file_and_needs_one_line(tmp_path, monke
         '    """One jump from noise to data, at one time only: the squared distance to where it came from."""\n\n'
         "    def __call__(self, models, draw, rng):\n"
         "        x0, condition = draw()\n"
-        "        return (models.student.denoiser(x0 + 0.1 * 0.5, 0.05) - x0).square().mean()\n"
+        "        return (models.student.denoiser(x0 + 0.1 * 0.5, 0.05) - x0).square().mean()\n",
+        encoding="utf-8",
     )
     monkeypatch.syspath_prepend(tmp_path)
     from mine import ToData

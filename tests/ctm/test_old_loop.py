@@ -17,7 +17,7 @@ from ctm.noise import rho_times
 from ctm.solvers import euler_step
 
 DATA = Path(__file__).with_name("data")
-STORED = json.loads((DATA / "old_digests.json").read_text())
+STORED = json.loads((DATA / "old_digests.json").read_text(encoding="utf-8"))
 RING, PAIR = ctm.data.ring(), ctm.data.two_gaussians()
 Small = partial(Consistency, PAIR, pool=128, levels=16, reuse=4)
 Old = partial(Denoising, times=rho_times)  # the law of noise levels that it had
@@ -45,7 +45,11 @@ def machine():
     """What decides the kernels, and with them the last bits."""
     cpuinfo = Path("/proc/cpuinfo")
     wanted = ("vendor_id", "cpu family", "model", "model name")
-    lines = [line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line] if cpuinfo.exists() else []
+    lines = (
+        [line.split(":", 1) for line in cpuinfo.read_text(encoding="utf-8").splitlines() if ":" in line]
+        if cpuinfo.exists()
+        else []
+    )
     facts = {key.strip(): value.strip() for key, value in lines if key.strip() in wanted}
     return facts | {"torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability()}
 
