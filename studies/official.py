@@ -2,7 +2,7 @@
 
     python -m studies.official
 
-The ring, 2,000 steps, three seeds for everything that is trained; the rest is arithmetic or repeated draws. One thread;
+The ring, 1,000 steps, three seeds for everything that is trained; the rest is arithmetic or repeated draws. One thread;
 results are kept in studies/official.json as they come.
 """
 
@@ -29,7 +29,7 @@ from studies.harness import run
 
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS = (0, 1, 2)
-STEPS = 2000
+STEPS = 1000
 WORLD = ctm.data.ring()
 TABLE = (10.0, 2.0, 0.5, 0.2, 0.05, 0.002)
 NOISE = (0.05, 0.2, 0.5, 2.0, 8.0)
