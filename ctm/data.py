@@ -7,6 +7,7 @@ those in 1-D keep round numbers.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -95,6 +96,25 @@ class Points:
     def to(self, device: torch.device | str) -> Points:
         """The same data on ``device``."""
         return moved(self, device)
+
+    def split(self, n: int, seed: int = 0) -> tuple[Points, Points]:
+        """``n`` rows drawn without replacement, and the others: to train and to test. Both
+        keep the units of the whole."""
+        n = check_number(n, "n", 1, len(self._z) - 1, integer=True)
+        order = torch.randperm(len(self._z), generator=seeded(seed)).to(self._z.device)
+        parts = copy.copy(self), copy.copy(self)
+        for part, rows in zip(parts, (order[:n], order[n:]), strict=True):
+            part._z = self._z[rows]
+            part.labels = None if self.labels is None else self.labels[rows]
+        return parts
+
+    def __len__(self) -> int:
+        return len(self._z)
+
+    @property
+    def rows(self) -> Tensor:
+        """All points, standardised, ``(n, *shape)`` in float32."""
+        return self._z
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """``n`` standardised points drawn with replacement, ``(n, *shape)`` in float32."""

@@ -3,6 +3,7 @@ weights."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -228,6 +229,28 @@ class CTM(nn.Module, FlowMap):
 
     def _times(self, x: Tensor, t: Time, s: Time) -> tuple[Tensor, Tensor]:
         return check_jump(x, t, s, self.sigma_min, self.sigma_max, self.shape)
+
+
+def student_of(teacher: CTM) -> CTM:
+    r"""A student that starts as its teacher: a copy with :math:`g_\theta(x, t, s) = D(x, t)`,
+    the teacher's denoiser, for every s.
+
+    Its one step is then an Euler step of the teacher's, and what it has to learn is how far
+    the trajectory bends. (Kim et al. 2024 start from the teacher's weights too.) The network
+    sees ``s`` by weights that are set to 0, and train from there.
+
+    Raises:
+        TypeError: the teacher is no CTM, or its network has no ``forget_s``, as
+            :mod:`ctm.networks` have.
+    """
+    if not isinstance(teacher, CTM):
+        raise TypeError(f"teacher must be a CTM, got {type(teacher).__name__}")
+    student = copy.deepcopy(teacher).requires_grad_(True)
+    if not callable(getattr(student.network, "forget_s", None)):
+        kind = type(student.network).__name__
+        raise TypeError(f"teacher must have a network with forget_s, {kind} has none")
+    student.network.forget_s()
+    return student
 
 
 MODELS: dict[str, type[CTM]] = {"CTM": CTM}

@@ -68,11 +68,11 @@ def run(path: Path, jobs: Iterable[dict[str, Any]], measure: Callable[..., dict[
         if not any(job.items() <= row.items() for row in results):
             row = {**job, **measure(**job)}
             results.append(row)
-            _keep(path, results)
+            keep(path, results)
             print(row, file=sys.stderr, flush=True)
 
 
-def _keep(path: Path, results: list[dict[str, Any]]) -> None:
+def keep(path: Path, results: list[dict[str, Any]]) -> None:
     """Write the rows whole or not at all."""
     part = path.with_suffix(".part")
     part.write_text("[\n" + ",\n".join(" " + json.dumps(row) for row in results) + "\n]\n", encoding="utf-8")

@@ -126,7 +126,13 @@ class Timed(nn.Module):
 class Embedding(nn.Module):
     r"""One vector for both times and the condition :math:`c`, with :math:`\rho` = silu:
 
-    .. math:: e = \rho(B\,\rho(A\,\phi(\tau_t) + S\,(\phi(\tau_s) - \phi(\tau_t)) + C\,c))
+    .. math::
+
+        e = \rho\bigl(B\,\rho(A\,\phi(\tau_t) + S\,(\phi(\tau_s) - \phi(\tau_t))
+            + \sqrt{k}\,C\,c)\bigr)
+
+    The factor makes a one-hot vector of :math:`k` numbers as loud as the times (Karras et
+    al. 2022); without it a network for images hardly hears its class at first.
 
     :math:`S` starts at zero and gets no gradient where :math:`s = t`. So a new network,
     and one trained as a denoiser alone, has :math:`g(x, t, s) = D(x, t)` for every s.
@@ -143,7 +149,7 @@ class Embedding(nn.Module):
         """``(n, 1 + 2 features)``, twice, and ``(n, conditions)`` to ``(n, width)``."""
         hidden = self.of_t(phi_t) + self.of_s(phi_s - phi_t)
         if self.of_condition is not None:
-            hidden = hidden + self.of_condition(condition)
+            hidden = hidden + math.sqrt(condition.shape[1]) * self.of_condition(condition)
         return silu(self.out(silu(hidden)))
 
 
@@ -165,6 +171,11 @@ class ImageNetwork(Timed):
                 f"divisible by {unit}, got {sizes}"
             )
         self.shape, self.image = sizes, (1, *sizes)[-3:]
+
+    def forget_s(self) -> None:
+        r"""Make :math:`F(x, \tau_t, \tau_s) = F(x, \tau_t, \tau_t)` for every
+        :math:`\tau_s`."""
+        nn.init.zeros_(self.embedding.of_s.weight)
 
     def forward(
         self, x: Tensor, tau_t: Tensor, tau_s: Tensor, condition: Tensor | None = None

@@ -54,6 +54,19 @@ class MLP(Timed):
             self.body = nn.Sequential(*hidden, nn.Linear(width, self.dim))
         draw_weights(self, seed)
 
+    @torch.no_grad()
+    def forget_s(self) -> None:
+        r"""Make :math:`F(x, \tau_t, \tau_s) = F(x, \tau_t, \tau_t)` for every
+        :math:`\tau_s`: the weights on the features of :math:`\tau_s` are added to those on
+        the same features of :math:`\tau_t`, and set to 0."""
+        first: nn.Linear = self.body[0]  # type: ignore[assignment]
+        columns = torch.arange(2 * (2 * self.features + 1)) + self.dim
+        # tau, then its sines, then its cosines, each first of t and then of s
+        pairs = [part.chunk(2) for part in columns.split([2, *[2 * self.features] * 2])]
+        of_t, of_s = (torch.cat(part) for part in zip(*pairs, strict=True))
+        first.weight[:, of_t] += first.weight[:, of_s]
+        first.weight[:, of_s] = 0
+
     def forward(
         self, x: Tensor, tau_t: Tensor, tau_s: Tensor, condition: Tensor | None = None
     ) -> Tensor:

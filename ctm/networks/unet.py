@@ -8,7 +8,13 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, silu
+from torch.nn.functional import (
+    avg_pool2d,
+    interpolate,
+    pixel_shuffle,
+    pixel_unshuffle,
+    silu,
+)
 
 from ctm._checks import check_number
 from ctm.networks.base import LARGEST, Embedding, ImageNetwork, draw_weights, register
@@ -45,10 +51,12 @@ class UNet(ImageNetwork):
 
     Args:
         shape: of an image, ``(channels, height, width)`` or ``(height, width)``; sides
-            divisible by :math:`2^{levels - 1}`: 8 and 32 by two levels, 28 by three.
+            divisible by :math:`patch\, 2^{levels - 1}`.
         width: channels of the first level.
         levels: resolutions.
         features, seed, conditions: as for :class:`ctm.networks.MLP`.
+        patch: side of the squares of pixels that enter and leave as channels of one place:
+            with 2 the first level, the dearest, has a quarter of the places.
     """
 
     def __init__(
@@ -59,28 +67,32 @@ class UNet(ImageNetwork):
         features: int = 6,
         seed: int = 0,
         conditions: int = 0,
+        patch: int = 1,
     ) -> None:
         levels = check_number(levels, "levels", 1, 8, integer=True)
-        super().__init__(shape, 2 ** (levels - 1), features, conditions)
+        patch = check_number(patch, "patch", 1, LARGEST, integer=True)
+        super().__init__(shape, patch * 2 ** (levels - 1), features, conditions)
+        self.patch = patch
         width = check_number(width, "width", 1, LARGEST, integer=True)
+        channels = self.image[0] * patch**2
         sizes = [width * 2**level for level in range(levels)]
         with torch.device("meta"):  # shapes alone; torch's own generator is not touched
             self.embedding = Embedding(self.features, self.conditions, 4 * width)
-            self.enter = nn.Conv2d(self.image[0], width, 3, padding=1)
+            self.enter = nn.Conv2d(channels, width, 3, padding=1)
             ways = pairwise([width, *sizes])
             self.down = nn.ModuleList(Block(a, b, 4 * width) for a, b in ways)
             self.middle = Block(sizes[-1], sizes[-1], 4 * width)
             back = pairwise([sizes[-1], *reversed(sizes)])
             self.up = nn.ModuleList(Block(a + b, b, 4 * width) for a, b in back)
             self.norm = nn.GroupNorm(math.gcd(8, width), width)
-            self.leave = nn.Conv2d(width, self.image[0], 3, padding=1)
+            self.leave = nn.Conv2d(width, channels, 3, padding=1)
         draw_weights(self, seed)
         for weights in (self.embedding.of_s.weight, *self.leave.parameters()):
             nn.init.zeros_(weights)
 
     def transform(self, x: Tensor, embedding: Tensor) -> Tensor:
         """``x``: ``(n, channels, height, width)``; ``embedding``: ``(n, 4 width)``."""
-        h = self.enter(x)
+        h = self.enter(pixel_unshuffle(x, self.patch))
         held: list[Tensor] = []
         for block in self.down:
             h = block(avg_pool2d(h, 2) if held else h, embedding)
@@ -90,4 +102,4 @@ class UNet(ImageNetwork):
             beside = held.pop()
             h = interpolate(h, beside.shape[2:]) if h.shape[2:] != beside.shape[2:] else h
             h = block(torch.cat([h, beside], 1), embedding)
-        return self.leave(silu(self.norm(h)))
+        return pixel_shuffle(self.leave(silu(self.norm(h))), self.patch)

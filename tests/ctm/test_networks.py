@@ -16,6 +16,7 @@ from ctm.networks import MLP, NETWORKS, Discriminator, Transformer, UNet, regist
 IMAGES = {
     "unet 8": lambda **more: UNet((8, 8), width=8, **more),
     "unet 12, one level": lambda **more: UNet((2, 12, 12), width=4, levels=1, **more),
+    "unet 8, patches of 2": lambda **more: UNet((3, 8, 8), width=8, patch=2, **more),
     "unet 28": lambda **more: UNet((1, 28, 28), width=4, levels=3, **more),
     "unet 32 by 16": lambda **more: UNet((3, 32, 16), width=6, levels=4, **more),
     "transformer 8": lambda **more: Transformer((8, 8), width=16, layers=2, heads=2, **more),
@@ -332,6 +333,8 @@ WRONG = {
     "patch": (lambda: Transformer((8, 8), patch=3), r"divisible by 3, got \(8, 8\)"),
     "flat": (lambda: UNet((64,)), r"shape must be \(height, width\)"),
     "four axes": (lambda: Transformer((1, 1, 8, 8)), r"shape must be \(height, width\)"),
+    "side of patches": (lambda: UNet((8, 10), patch=2), r"divisible by 4, got \(8, 10\)"),
+    "patch": (lambda: UNet((8, 8), patch=0), "patch must lie in"),
     "no side": (lambda: UNet((0, 8)), "shape must lie in"),
     "heads": (lambda: Transformer((8, 8), width=10), "width must be divisible by heads = 4, got 10"),
     "levels": (lambda: UNet((8, 8), levels=0), "levels must lie in"),
@@ -397,6 +400,43 @@ def test_compiles_without_a_break(name):
     assert torch.allclose(compiled(x, tau_t, tau_s, table), network(x, tau_t, tau_s, table), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_a_student_starts_as_its_teacher(name):
+    network = shaken(ALL[name](conditions=3))  # also with weights on s, as a teacher that is a CTM has
+    teacher = ctm.ConditionalCTM(network, 0.5).requires_grad_(False).double()
+    student = ctm.models.student_of(teacher)
+    assert all(weights.requires_grad for weights in student.parameters())
+    x, t = inputs(network, dtype=torch.float64)[0], torch.tensor([4.0, 1.0, 0.3, 0.02], dtype=torch.float64)
+    for told in (None, torch.tensor([0, 1, 1, -1])):
+        clean = teacher.given(told).denoiser(x, t)
+        for s in (t, t / 2, 0.01):
+            assert torch.allclose(student.given(told).g(x, t, s), clean, atol=1e-12)
+    assert not torch.allclose(teacher.g(x, t, t / 2), teacher.g(x, t, t), atol=1e-3)  # the teacher itself is untouched
+    aim = student.jump(x, t.reshape(-1, *[1] * (x.ndim - 1)), torch.full([1] * x.ndim, 0.01, dtype=torch.float64))
+    aim.square().sum().backward()
+    first = network.body[0] if name == "mlp" else None
+    of_s = student.network.body[0].weight.grad[:, 4] if first else student.network.embedding.of_s.weight.grad
+    assert of_s.abs().max() > 1e-6  # and s is learned from there
+
+
+def test_a_student_needs_a_network_that_can_forget_s():
+    with pytest.raises(TypeError, match="teacher must be a CTM, got GaussianMixture"):
+        ctm.models.student_of(ctm.data.ring())
+    with pytest.raises(TypeError, match="network with forget_s, Linear has none"):
+        ctm.models.student_of(ctm.CTM(nn.Linear(2, 2), 0.5))
+
+
+def test_patches_are_the_squares_of_an_image():
+    """A network over patches is the one over the small images that have a channel for each place in a patch."""
+    whole, small = UNet((2, 8, 12), width=8, patch=2, seed=3), UNet((8, 4, 6), width=8, seed=3)
+    shaken(whole), shaken(small)
+    x, tau_t, tau_s = inputs(whole)
+    cut = torch.stack([x[:, c, i::2, j::2] for c in range(2) for i in range(2) for j in range(2)], 1)
+    out, expected = whole(x, tau_t, tau_s), small(cut, tau_t, tau_s)
+    for k, (c, i, j) in enumerate((c, i, j) for c in range(2) for i in range(2) for j in range(2)):
+        assert torch.allclose(out[:, c, i::2, j::2], expected[:, k], atol=1e-6)
+
+
 # -- the register ------------------------------------------------------------------------------------------------
 
 
@@ -416,6 +456,7 @@ def test_the_arguments_are_kept(register_as_before):
         "features": 6,
         "seed": 0,
         "conditions": 0,
+        "patch": 1,
     }
 
     @register

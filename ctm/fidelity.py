@@ -1,0 +1,153 @@
+"""How good are images? Distances between sets of features, and a small classifier whose
+features they are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, silu
+
+from ctm._checks import check_number, check_points, seeded
+from ctm.data import Points
+from ctm.networks.base import draw_weights
+from ctm.noise import randint
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> float:
+    r"""The squared :math:`W_2` between the Gaussians with the means and covariances of two
+    sets of features (Heusel et al. 2017, there called FID):
+
+    .. math:: |\mu_x - \mu_y|^2
+        + \mathrm{tr}\bigl(\Sigma_x + \Sigma_y - 2\,(\Sigma_x \Sigma_y)^{1/2}\bigr) .
+
+    Small sets look farther apart than they are: compare it only between sets of one size,
+    or with that of true sets (:func:`frechet_ratio`).
+
+    Args:
+        x, y: features ``(n, d)`` and ``(m, d)``, n and m at least 2.
+    """
+    a, b = _features(x, y)
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"x and y must have two rows or more, got {len(a)} and {len(b)}")
+    first, second = a.T.cov().reshape(a.shape[1], -1), b.T.cov().reshape(a.shape[1], -1)
+    values, vectors = torch.linalg.eigh(first)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    # the eigenvalues of first @ second, by a symmetric matrix that has the same
+    shared = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0).sqrt().sum()
+    apart = (a.mean(0) - b.mean(0)).square().sum()
+    return float((apart + first.trace() + second.trace() - 2 * shared).clamp_min(0))
+
+
+def frechet_ratio(samples: Tensor, train: Tensor, test: Tensor) -> float:
+    r""":func:`frechet_distance` of samples to the test set, over that of the training set:
+    1 is as near to data never seen as the training data are. All are features; give as many
+    samples as there are training points."""
+    return frechet_distance(samples, test) / frechet_distance(train, test)
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+    r"""Precision and recall of Kynkaanniemi et al. (2019), of features.
+
+    A set's manifold is the union of the balls about its points that reach to the ``k``-th
+    nearest other point of the set. Precision is the share of ``fake`` in the manifold of
+    ``real``: what is drawn looks real. Recall is the share of ``real`` in the manifold of
+    ``fake``: what is real is drawn.
+
+    Args:
+        real, fake: features ``(n, d)`` and ``(m, d)``, more than ``k`` rows each.
+        k: which neighbour.
+    """
+    a, b = _features(real, fake)
+    k = check_number(k, "k", 1, min(len(a), len(b)) - 1, integer=True)
+    between = torch.cdist(a, b)
+    radius_a, radius_b = (torch.cdist(z, z).kthvalue(k + 1, 1).values for z in (a, b))
+    precision = (between <= radius_a[:, None]).any(0).double().mean()
+    recall = (between <= radius_b).any(1).double().mean()
+    return float(precision), float(recall)
+
+
+def _features(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    if check_points(x, "x").ndim != 2:
+        raise ValueError(f"x must have shape (n, d), got {tuple(x.shape)}")
+    check_points(y, "y", tuple(x.shape[1:]))
+    a, b = (part.detach().to("cpu", torch.float64) for part in (x, y))
+    return a, b
+
+
+class Classifier(nn.Module):
+    """A small convolutional network that names the class of an image; what it knows before
+    the last layer are 64 features.
+
+    Args:
+        shape: of an image, ``(height, width)`` or ``(channels, height, width)``, sides
+            divisible by 4.
+        classes: how many.
+        seed: seed of the initial weights.
+    """
+
+    def __init__(self, shape: tuple[int, ...], classes: int, seed: int = 0) -> None:
+        super().__init__()
+        self.image = (1, *shape)[-3:]
+        if len(shape) not in (2, 3) or shape[-1] % 4 or shape[-2] % 4:
+            raise ValueError(
+                "shape must be (height, width) or (channels, height, width), sides "
+                f"divisible by 4, got {tuple(shape)}"
+            )
+        places = self.image[1] // 4 * (self.image[2] // 4)
+        with torch.device("meta"):
+            self.body = nn.Sequential(
+                nn.Conv2d(self.image[0], 16, 3, padding=1),
+                nn.SiLU(),
+                nn.MaxPool2d(2),
+                nn.Conv2d(16, 32, 3, padding=1),
+                nn.SiLU(),
+                nn.MaxPool2d(2),
+                nn.Flatten(),
+                nn.Linear(32 * places, 64),
+            )
+            self.leave = nn.Linear(64, classes)
+        draw_weights(self, seed)
+
+    @classmethod
+    def trained(cls, data: Points, steps: int = 600, seed: int = 0) -> Classifier:
+        """Trained on the labelled ``data``, on images moved by up to an eighth of a side:
+        ``steps`` steps of 128 by Adam, rate 2e-3 with a cosine down to 0."""
+        model = cls(data.shape, data.classes, seed)
+        rng = seeded(seed)
+        optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
+            x, labels = data.sample_labelled(128, generator=rng)
+            optimizer.zero_grad()
+            cross_entropy(model(shifted(x, x.shape[-1] // 8, rng)), labels).backward()
+            optimizer.step()
+            schedule.step()
+        return model.requires_grad_(False)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images ``(n, *shape)`` to ``(n, 64)``."""
+        return torch.cat([self.body(p.reshape(-1, *self.image)) for p in x.split(500)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits ``(n, classes)``."""
+        return self.leave(silu(self.features(x)))
+
+    def accuracy(self, x: Tensor, labels: Tensor) -> float:
+        """The share of images named as their labels."""
+        return float((self(x).argmax(1) == labels).double().mean())
+
+
+def shifted(x: Tensor, most: int, rng: torch.Generator) -> Tensor:
+    """Images ``(n, *shape)``, each moved by up to ``most`` pixels either way and up or
+    down; what comes in at an edge is the edge's own pixel."""
+    sides = x.shape[-2:]
+    moves = randint(2 * most + 1, (2, len(x), 1), rng, device=x.device) - most
+    rows, columns = (
+        (torch.arange(side, device=x.device) + move).clamp(0, side - 1)
+        for side, move in zip(sides, moves, strict=True)
+    )
+    images = x.reshape(len(x), -1, *sides)
+    image = torch.arange(len(x), device=x.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=x.device)[:, None, None]
+    moved = images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return moved.reshape(x.shape)

@@ -1,0 +1,263 @@
+"""Digits in one step: a class-conditional denoiser, then a CTM that starts from it, on images of 8 x 8 and 28 x 28 pixels.
+
+    python -m studies.digits [8] [28]
+
+One thread; about six processor minutes for 8 x 8 and an hour for 28 x 28. Training goes on from its own files (in _build) when
+it is started again. Figures over the time of training, and at its end, are kept in studies/digits.json; the models go to
+book/checkpoints, each with its card.
+"""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ctm
+from ctm import images
+from ctm.data import Points
+from ctm.fidelity import Classifier, frechet_distance, precision_recall
+from ctm.losses import Draw, Models, Objective
+from ctm.losses.objective import Term
+from ctm.models import student_of
+from ctm.noise import karras_times
+from ctm.samplers import gamma_sampling, heun
+from studies.harness import keep
+
+RESULTS = Path(__file__).with_suffix(".json")
+FOLDER = Path(__file__).parents[1] / "book/checkpoints"
+STATES = Path(__file__).parents[1] / "_build"
+HEUN = 18  # steps of the teacher: 36 calls, as the grid ends above 0
+SEED = 0
+
+
+@dataclass
+class Plan:
+    """What is trained on images of one size, and how."""
+
+    data: Callable[[], Points]
+    train: int  # images; the others are for testing
+    network: dict[str, Any]
+    teacher: dict[str, Any]  # choices of its training, and of the student's
+    student: dict[str, Any]
+    consistency: dict[str, Any]
+    strengths: tuple[float, float]  # of guidance
+    half: bool  # compute in bfloat16 while training
+    curve: int  # images drawn at each point of the training curve
+
+
+PLANS = {
+    8: Plan(
+        data=images.digits_8x8,
+        train=898,
+        network={"width": 24},
+        teacher={"steps": 3000, "batch": 64, "lr": 4e-3},
+        student={"steps": 3000, "batch": 64, "lr": 2e-3},
+        consistency={"pool": 1024, "levels": 16, "reuse": 64},
+        strengths=(1.0, 3.0),
+        half=False,
+        curve=898,
+    ),
+    28: Plan(
+        data=images.digits_28x28,
+        train=4000,
+        network={"width": 32, "patch": 2},
+        teacher={"steps": 5000, "batch": 64, "lr": 4e-3},
+        student={"steps": 4000, "batch": 64, "lr": 2e-3},
+        consistency={"pool": 1024, "levels": 16, "reuse": 64},
+        strengths=(1.0, 2.0),
+        half=True,
+        curve=500,
+    ),
+}
+
+
+class Watched(Term):
+    """A term of the loss, which stays as it is, and a look at the averaged model before every so many steps.
+
+    ``look(model, step, seconds)`` is told the processor seconds of training alone; they outlast an interruption.
+    """
+
+    def __init__(self, term: Objective, every: int, look: Callable[[ctm.CTM, int, float], None]) -> None:
+        self.term, self.every, self.look = term, every, look
+        self.before, self.started = 0.0, time.process_time()
+
+    def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
+        if models.step and models.step % self.every == 0:
+            paused = time.process_time()
+            self.look(models.average, models.step, self.seconds())
+            self.started += time.process_time() - paused
+        return self.term(models, draw, rng)
+
+    def seconds(self) -> float:
+        return self.before + time.process_time() - self.started
+
+    def __repr__(self) -> str:
+        return repr(self.term)
+
+    def probe(self, student: ctm.CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
+        return self.term.probe(student, x0, condition)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.term.state_dict() | {"seconds": torch.tensor(self.seconds(), dtype=torch.float64)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.before, self.started = float(state["seconds"]), time.process_time()
+        self.term.load_state_dict({key: value for key, value in state.items() if key != "seconds"})
+
+
+class Judge:
+    """Figures of samples: a classifier of the training half, and that half as the floor."""
+
+    def __init__(self, train: Points, test: Points) -> None:
+        self.classifier = Classifier.trained(train, seed=SEED)
+        self.train, self.test = (self.classifier.features(half.rows) for half in (train, test))
+        self.floor = {n: frechet_distance(self.train[:n], self.test) for n in (500, 1000, len(self.train)) if n <= len(self.train)}
+        self.accuracy = self.classifier.accuracy(test.rows, test.labels)
+
+    def real(self) -> dict[str, float]:
+        """What the training images score, and the accuracy on the test images."""
+        precision, recall = precision_recall(self.test, self.train)
+        return {
+            "ratio": 1.0,
+            "precision": round(precision, 4),
+            "recall": round(recall, 4),
+            "accuracy": round(self.accuracy, 4),
+        }
+
+    def __call__(self, x: Tensor, labels: Tensor) -> dict[str, float]:
+        features = self.classifier.features(x)
+        precision, recall = precision_recall(self.test, features)
+        return {
+            "ratio": round(frechet_distance(features, self.test) / self.floor[len(x)], 4),
+            "precision": round(precision, 4),
+            "recall": round(recall, 4),
+            "accuracy": round(self.classifier.accuracy(x, labels), 4),
+        }
+
+
+@torch.no_grad()
+def draw(model: ctm.CTM, labels: Tensor, steps: int, *, solver: bool = False, w: float = 1.0, seed: int = 1) -> Tensor:
+    """One image for each label: by jumps, or by Heun steps of the (guided) denoiser."""
+    generator = torch.Generator().manual_seed(seed)
+    x = ctm.samplers.noise(model, len(labels), generator=generator)
+    times = karras_times(steps, model)
+    drawn = []
+    for part, named in zip(x.split(250), labels.split(250), strict=True):  # what the processor's cache holds
+        if solver:
+            drawn.append(heun(model.given(named) if w == 1 else ctm.GuidedModel(model).given(named, w), part, times))
+        else:
+            drawn.append(gamma_sampling(model.given(named, w), part, times))
+    return torch.cat(drawn)
+
+
+def halves(size: int) -> tuple[Points, Points]:
+    """The images to train on and those to test on."""
+    return PLANS[size].data().split(PLANS[size].train, SEED)
+
+
+def labels_for(n: int, classes: int = 10) -> Tensor:
+    """As many of each class as go."""
+    return torch.arange(n) % classes
+
+
+def note(**row: Any) -> None:
+    """Keep a row in place of one with the same size, stage and step, or settings."""
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    names = ("size", "stage", "step", "steps", "how", "w", "real")
+    key = {name: row.get(name) for name in names}
+    rows = [old for old in rows if {name: old.get(name) for name in names} != key]
+    keep(RESULTS, [*rows, row])
+    print(row, file=sys.stderr, flush=True)
+
+
+def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judge: Judge) -> float:
+    """Train for one stage, noting the curve; returns the processor seconds."""
+    plan = PLANS[size]
+    choices = dict(getattr(plan, name))
+    steps = choices.pop("steps")
+    labels = labels_for(plan.curve)
+    solver = name == "teacher"
+
+    def look(average: ctm.CTM, step: int, seconds: float) -> None:
+        note(size=size, stage=name, step=step, seconds=round(seconds), **judge(draw(average, labels, HEUN if solver else 1, solver=solver), labels))
+
+    watched = Watched(term, steps // 6, look)
+    STATES.mkdir(exist_ok=True)
+    half = torch.autocast("cpu", torch.bfloat16) if plan.half else contextlib.nullcontext()
+    with half:
+        path = STATES / f"digits_{size}_{name}.safetensors"
+        ctm.train(model, data, watched, steps, SEED, checkpoint=path, save_every=200, **choices)
+    seconds = watched.seconds()
+    look(model, steps, seconds)
+    return seconds
+
+
+def new_model(size: int, train: Points) -> ctm.ConditionalCTM:
+    """An untrained model for images of this size."""
+    network = ctm.networks.UNet(train.shape, conditions=train.classes + 1, seed=SEED, **PLANS[size].network)
+    return ctm.CTM.for_data(train, network)
+
+
+def make(size: int) -> None:
+    """Train teacher and student, measure both, and write them."""
+    plan = PLANS[size]
+    train, test = halves(size)
+    judge = Judge(train, test)
+    note(size=size, real=True, **judge.real())
+    teacher = new_model(size, train)
+    data = ctm.Guided(train, plan.strengths, drop=0.1)
+    spent = stage(size, "teacher", teacher, data, ctm.Denoising(), judge)
+    write(size, "teacher", teacher, plan.teacher["steps"], spent, measure(size, "teacher", teacher, judge, len(train)))
+    teacher = teacher.requires_grad_(False)
+    student = student_of(teacher)
+    term = ctm.Consistency(ctm.GuidedModel(teacher), **plan.consistency)
+    spent = stage(size, "student", student, data, term, judge)
+    write(size, "student", student, plan.student["steps"], spent, measure(size, "student", student, judge, len(train)))
+
+
+def measure(size: int, name: str, model: ctm.CTM, judge: Judge, n: int) -> dict[str, Any]:
+    """Figures of as many samples as there are training images, with the processor seconds an image; the first, for the card."""
+    ways = [(HEUN, True, 1.0)] if name == "teacher" else [(k, False, 1.0) for k in (1, 2, 4)]
+    ways.append((*ways[0][:2], PLANS[size].strengths[1]))
+    rows = []
+    for steps, solver, w in ways:
+        labels = labels_for(n if w == 1 else min(n, 1000))
+        started = time.process_time()
+        x = draw(model, labels, steps, solver=solver, w=w)
+        seconds = time.process_time() - started
+        rows.append(judge(x, labels))
+        note(size=size, how=name, steps=steps, w=w, ms_an_image=round(1000 * seconds / len(labels), 4), **rows[-1])
+    return rows[0]
+
+
+def write(size: int, name: str, model: ctm.CTM, steps: int, seconds: float, figures: dict[str, Any]) -> None:
+    card = {
+        "command": f"python -m studies.digits {size}",
+        "world": f"{size} x {size} digits",
+        "teacher": "none" if name == "teacher" else f"digits_{size}_teacher, guided",
+        "seed": SEED,
+        "steps": steps,
+        "seconds": round(seconds),
+        "figures": figures,
+    }
+    ctm.save(model, FOLDER / f"digits_{size}_{name}.safetensors", **card)
+    print(card, flush=True)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for size in map(int, sys.argv[1:] or PLANS):
+        if size not in PLANS:
+            raise SystemExit(f"size must be one of {list(PLANS)}, got {size}")
+        make(size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Distances between sets of features, against scipy, closed forms and plain loops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+
+from ctm.data import Points
+from ctm.fidelity import Classifier, frechet_distance, frechet_ratio, precision_recall, shifted
+
+
+def features(n, d, seed, scale=1.0, move=0.0):
+    rng = torch.Generator().manual_seed(seed)
+    mix = torch.randn(d, d, generator=rng, dtype=torch.float64)
+    return scale * torch.randn(n, d, generator=rng, dtype=torch.float64) @ mix + move
+
+
+@pytest.mark.parametrize(("n", "d"), [(50, 1), (200, 7), (40, 64)])  # 40 points in 64 dimensions: a singular covariance
+def test_the_frechet_distance_by_scipys_matrix_root(n, d):
+    x, y = features(n, d, 0), features(n + 3, d, 1, move=0.3)
+    a, b = (np.atleast_2d(np.cov(z.numpy(), rowvar=False)) for z in (x, y))
+    ridge = 1e-9 * np.eye(d)  # scipy's root of a singular matrix is not exact
+    root = linalg.sqrtm((a + ridge) @ (b + ridge)).real
+    apart = ((x.mean(0) - y.mean(0)) ** 2).sum().item()
+    assert frechet_distance(x, y) == pytest.approx(apart + np.trace(a + b - 2 * root), rel=1e-4)
+
+
+def test_the_frechet_distance_of_known_gaussians():
+    x = features(500, 5, 0)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(x, x + 2.0) == pytest.approx(5 * 4.0)
+    spread = float(x.T.cov().trace())
+    assert frechet_distance(x, x.mean(0) + 3 * (x - x.mean(0))) == pytest.approx(4 * spread)  # (3 - 1)^2 tr S
+    assert frechet_distance(x.float(), 2 * x.float()) == pytest.approx(frechet_distance(2 * x, x), rel=1e-4)
+    rng = torch.Generator().manual_seed(0)
+    narrow, wide = (s * torch.randn(200_000, 1, generator=rng, dtype=torch.float64) for s in (1.0, 2.5))
+    assert frechet_distance(narrow, wide) == pytest.approx(1.5**2, rel=0.02)  # W2 of centred Gaussians
+    assert frechet_ratio(x + 1, x + 2, x) == pytest.approx(1 / 4)
+
+
+def test_precision_and_recall_by_plain_loops():
+    real, fake, k = features(40, 3, 0), features(30, 3, 0, scale=0.7, move=0.5), 2
+
+    def inside(point, cloud):
+        for centre in cloud:
+            others = sorted(math.dist(centre, other) for other in cloud)
+            if math.dist(point, centre) <= others[k]:  # others[0] is the point itself
+                return True
+        return False
+    a, b = real.tolist(), fake.tolist()
+    expected = sum(inside(p, a) for p in b) / 30, sum(inside(p, b) for p in a) / 40
+    assert 0.1 < min(expected) <= max(expected) < 0.95
+    assert precision_recall(real, fake, k) == pytest.approx(expected)
+
+
+def test_precision_sees_what_is_false_and_recall_what_is_missing():
+    rng = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(300, 2, generator=rng) + 20 * torch.tensor([side, 0.0]) for side in (-1, 1))
+    assert precision_recall(torch.cat([left, right]), left[:150]) == (1.0, pytest.approx(0.5, abs=0.03))
+    precision, recall = precision_recall(left[:150], torch.cat([left[150:], right[150:]]))
+    assert precision == pytest.approx(0.5, abs=0.03)
+    assert recall > 0.95
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: frechet_distance(x[0], x), ValueError, "x must have shape"),
+        (lambda x: frechet_distance(x, x[:, :2]), ValueError, r"y must have shape \(n, 3\)"),
+        (lambda x: frechet_distance(x[:1], x), ValueError, "two rows or more, got 1 and 9"),
+        (lambda x: frechet_distance(x.tolist(), x), TypeError, "x must be a torch.Tensor"),
+        (lambda x: precision_recall(x, x, 9), ValueError, r"k must lie in \[1, 8\], got 9"),
+        (lambda x: precision_recall(x / 0, x), ValueError, "x must be finite"),
+        (lambda x: Classifier((6, 8), 3), ValueError, r"sides divisible by 4, got \(6, 8\)"),
+    ],
+)
+def test_bad_input_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call(torch.ones(9, 3))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (3, 8, 12)])
+def test_a_classifier_learns_classes_that_can_be_told_apart(shape):
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    bars = torch.zeros(300, *shape)
+    for i, label in enumerate(labels):
+        bars[i, ..., 2 * int(label) + 1, :] = 1.0  # a bar at one of three heights
+    data = Points(bars + 0.2 * torch.randn(bars.shape, generator=rng), labels)
+    before = torch.random.get_rng_state()
+    train, test = data.split(200)
+    model = Classifier.trained(train, steps=60)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert model.accuracy(test.rows, test.labels) > 0.95
+    assert model.features(test.rows).shape == (100, 64)
+    by_hand = torch.nn.functional.silu(model.features(test.rows)) @ model.leave.weight.T + model.leave.bias
+    assert torch.allclose(model(test.rows), by_hand, atol=1e-5)
+    assert torch.equal(Classifier.trained(train, steps=60)(test.rows), model(test.rows))
+
+
+def test_images_are_moved_by_whole_pixels():
+    rng = torch.Generator().manual_seed(0)
+    x = torch.arange(2 * 200 * 4 * 5, dtype=torch.float32).reshape(200, 2, 4, 5)
+    moved, seen = shifted(x, 1, rng), set()
+    for image, other in zip(x, moved, strict=True):
+        padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="replicate")
+        found = [(i, j) for i in range(3) for j in range(3) if torch.equal(padded[:, i : i + 4, j : j + 5], other)]
+        assert len(found) == 1
+        seen.add(found[0])
+    assert len(seen) == 9
+    flat = shifted(x[:, 0], 1, torch.Generator().manual_seed(0))
+    assert torch.equal(flat, moved[:, 0])
+    assert torch.equal(shifted(x, 0, rng), x)
