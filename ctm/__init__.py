@@ -19,6 +19,7 @@ from ctm import (
     samplers,
     solvers,
     training,
+    two_samples,
 )
 from ctm.checkpoints import load, read_card, save
 from ctm.conditional import ConditionalCTM, Guided, GuidedModel
@@ -68,4 +69,5 @@ __all__ = [
     "solvers",
     "train",
     "training",
+    "two_samples",
 ]

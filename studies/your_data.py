@@ -1,0 +1,147 @@
+"""A model of a table, judged without the truth and with it; and how many rows a table must have.
+
+    python -m studies.your_data
+
+The table is that of studies/pumps.py. Nothing is told to the model but rows; it is what `CTM.for_data` makes and `ctm.train`
+trains without a teacher. Samples are judged in units of the training rows' spread.
+
+table: a file of 5,000 rows, half of them to train, half held out, 16,000 steps (about three processor minutes). ``halves`` is
+what the owner of the file can measure, ``ratio`` the same from new rows that only the study has. ``same_rows`` is the like
+ratio of the training rows, ``own`` figures those of the training half in place of samples.
+rows: 100 to 5,000 rows, 4,000 steps; 500 rows also for 1,000 and 8,000 steps. How near are samples to training rows?
+
+Three seeds: of the rows, the weights and the training. One thread, about half an hour; rows are kept in
+studies/your_data.json as they come.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+import ctm
+from ctm.likelihood import log_likelihood
+from ctm.metrics import precision_recall, ratio_to_floor
+from ctm.two_samples import classifier_test, energy_test, nearest, ratio_to_halves
+from studies import pumps
+from studies.harness import run
+
+RESULTS = Path(__file__).with_suffix(".json")
+SEEDS = (0, 1, 2)
+ROWS = 5_000
+TABLE = 16_000  # steps, for three processor minutes
+SIZES = (100, 500, 2_000, 5_000)
+STEPS = 4_000
+CALLS = (1, 2, 4)
+
+
+class Fresh:
+    """New rows as a table standardises them."""
+
+    def __init__(self, data: ctm.data.Points) -> None:
+        self.data = data
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        return self.data.standardise(pumps.table(n, seed)[0])
+
+
+def trained(data: ctm.data.Points, steps: int, seed: int) -> tuple[ctm.CTM, float]:
+    """The model of the README's six lines, and its processor seconds."""
+    started = time.process_time()
+    model = ctm.CTM.for_data(data, seed=seed)
+    ctm.train(model, data, steps=steps, seed=seed)
+    return model, time.process_time() - started
+
+
+def nats(model: ctm.CTM, data: ctm.data.Points, rows: Tensor) -> float:
+    """The mean log density of rows in their own units: that of the standardised ones, less the logarithm of each scale."""
+    found = log_likelihood(model, data.standardise(rows)).double() - data.scale.log().sum()
+    return float(found.mean())
+
+
+def copied(samples: Tensor, train: Tensor, held: Tensor) -> float:
+    """How often a sample lies nearer to the training rows than a held-out row does, 1/2 for new rows."""
+    one, other = nearest(samples, train).numpy(), nearest(held, train).numpy()
+    return 1 - float(stats.mannwhitneyu(one, other).statistic) / (len(one) * len(other))
+
+
+def judged(model: ctm.CTM, data: ctm.data.Points, rows: Tensor, held_rows: Tensor, seed: int) -> dict[str, Any]:
+    """Figures that every model is given."""
+    train, held = data.standardise(rows), data.standardise(held_rows)
+    n = len(held)
+    figures: dict[str, Any] = {}
+
+    def sampler(calls: int) -> Any:
+        def draw(m: int, rng: torch.Generator) -> Tensor:
+            drawn = int(torch.randint(2**31, (), generator=rng))
+            return data.standardise(ctm.sample(model, m, steps=calls, seed=drawn))
+
+        return draw
+
+    for calls in CALLS:
+        ratio = ratio_to_floor(sampler(calls), Fresh(data), n=n, draws=8, seed=200 + seed)
+        halves = ratio_to_halves(sampler(calls), held, seed=300 + seed)
+        figures[f"ratio_{calls}"] = [round(value, 3) for value in (ratio.mean, ratio.low, ratio.high)]
+        figures[f"halves_{calls}"] = [round(value, 3) for value in (halves.mean, halves.low, halves.high)]
+    samples = data.standardise(ctm.sample(model, n, seed=seed))
+    precision, recall = precision_recall(held, samples)
+    energy, trees = energy_test(held, samples), classifier_test(held, samples)
+    few = slice(500)
+    return figures | {
+        "precision": round(precision, 4),
+        "recall": round(recall, 4),
+        "energy_p": energy.p,
+        "classifier": round(trees.value, 4),
+        "classifier_p": float(f"{trees.p:.3g}"),
+        "near": round(float(nearest(samples, train).median() / nearest(held, train).median()), 3),
+        "copied": round(copied(samples, train, held), 3),
+        "nats_train": round(nats(model, data, rows[few]), 3),
+        "nats_held": round(nats(model, data, held_rows[few]), 3),
+        "nats_truth": round(float(pumps.log_density(held_rows[few]).mean()), 3),
+        "red": ctm.doctor(model, data).red,
+    }
+
+
+def measure_table(steps: int, seed: int, **_: Any) -> dict[str, Any]:
+    rows, _ = pumps.table(ROWS, seed)
+    train_rows, held_rows = rows.split(ROWS // 2)
+    data = ctm.data.Points(train_rows.numpy())
+    model, seconds = trained(data, steps, seed)
+    train, held = data.standardise(train_rows), data.standardise(held_rows)
+    precision, recall = precision_recall(held, train)
+    trees = classifier_test(held, train)
+    same = ratio_to_floor(lambda n, rng: train[:n], Fresh(data), n=len(train), draws=8, seed=200 + seed)
+    return judged(model, data, train_rows, held_rows, seed) | {
+        "own_precision": round(precision, 4),
+        "own_recall": round(recall, 4),
+        "own_energy_p": energy_test(held, train).p,
+        "own_classifier": round(trees.value, 4),
+        "own_classifier_p": float(f"{trees.p:.3g}"),
+        "same_rows": round(same.mean, 3),
+        "seconds": round(seconds, 1),
+    }
+
+
+def measure_rows(rows: int, steps: int, seed: int, **_: Any) -> dict[str, Any]:
+    seen, held = pumps.table(rows, seed)[0], pumps.table(ROWS // 2, 1000 + seed)[0]
+    data = ctm.data.Points(seen.numpy())
+    model, seconds = trained(data, steps, seed)
+    return judged(model, data, seen, held, seed) | {"seconds": round(seconds, 1)}
+
+
+def main() -> None:
+    for seed in SEEDS:
+        run(RESULTS, [{"part": "table", "steps": TABLE, "seed": seed}], measure_table)
+        cells = [(rows, STEPS) for rows in SIZES] + [(500, 1_000), (500, 8_000)]
+        jobs = [{"part": "rows", "rows": rows, "steps": steps, "seed": seed} for rows, steps in cells]
+        run(RESULTS, jobs, measure_rows)
+
+
+if __name__ == "__main__":
+    main()
