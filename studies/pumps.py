@@ -63,10 +63,9 @@ def _bend(z: Tensor, sign: int) -> Tensor:
     return z
 
 
-def table(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """``n`` rows ``(n, 16)`` in float64, in their units, and the kind of each, ``(n,)``."""
-    y, kinds = WORLD.sample_labelled(n, generator=torch.Generator().manual_seed(seed))
-    z = _bend(y.double() @ MIX.T, 1)
+def from_latent(y: Tensor) -> Tensor:
+    """Rows in their units, ``(n, 16)``, from points y."""
+    z = _bend(y @ MIX.T, 1)
     columns = []
     for (_, shape, middle, step), column in zip(COLUMNS, z.T, strict=True):
         if shape == "line":
@@ -75,7 +74,13 @@ def table(n: int, seed: int) -> tuple[Tensor, Tensor]:
             columns.append(middle * (step * column).exp())
         else:
             columns.append(middle * (step * column).sigmoid())
-    return torch.stack(columns, 1), kinds
+    return torch.stack(columns, 1)
+
+
+def table(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """``n`` rows ``(n, 16)`` in float64, in their units, and the kind of each, ``(n,)``."""
+    y, kinds = WORLD.sample_labelled(n, generator=torch.Generator().manual_seed(seed))
+    return from_latent(y.double()), kinds
 
 
 def log_density(x: Tensor) -> Tensor:
