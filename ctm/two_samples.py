@@ -133,9 +133,32 @@ def ratio_to_halves(
 
 def nearest(x: Tensor, rows: Tensor) -> Tensor:
     """The distance of each point ``x`` ``(n, *shape)`` to the nearest of ``rows`` ``(m,
-    *shape)``, shape ``(n,)``, in float64 on the CPU.
-
-    A model that repeats its training rows lands nearer to them than new rows of the data
-    do; this is what a test for copies compares (Meehan, Chaudhuri and Dasgupta 2020)."""
+    *shape)``, shape ``(n,)``, in float64 on the CPU."""
     a, b = pair(x, rows, "x", "rows")
     return torch.cat([torch.cdist(part, b).amin(1) for part in a.split(1000)])
+
+
+def copy_test(samples: Tensor, train: Tensor, held: Tensor) -> Verdict:
+    r"""Does a model repeat its training rows? (Meehan, Chaudhuri and Dasgupta 2020, without
+    their cells.)
+
+    .. math:: P(d(sample) < d(held)), \qquad d(x) = \min_i |x - train_i|
+
+    for a sample and a held-out row at random. A model that repeats rows lands nearer to
+    them than new rows of the data do. So, however, does one whose samples keep to the
+    middle of the data: look at recall as well.
+
+    Args:
+        samples, train, held: points ``(n, *shape)``, each set of its own length.
+
+    Returns:
+        That share, 1/2 for new rows, and the one-sided ``p`` of Mann and Whitney's test.
+    """
+    shape = check_points(train, "train").shape[1:]
+    check_points(samples, "samples", shape)
+    check_points(held, "held", shape)
+    one, other = (nearest(x, train).numpy() for x in (samples, held))
+    found = stats.mannwhitneyu(one, other, alternative="less")
+    return Verdict(
+        1 - float(found.statistic) / (len(one) * len(other)), float(found.pvalue)
+    )

@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 import ctm
 from ctm.likelihood import log_likelihood
 from ctm.metrics import precision_recall, ratio_to_floor
-from ctm.two_samples import classifier_test, energy_test, nearest, ratio_to_halves
+from ctm.two_samples import classifier_test, copy_test, energy_test, nearest, ratio_to_halves
 from studies import pumps
 from studies.harness import run
 
@@ -66,12 +65,6 @@ def nats(model: ctm.CTM, data: ctm.data.Points, rows: Tensor) -> float:
     return float(found.mean())
 
 
-def copied(samples: Tensor, train: Tensor, held: Tensor) -> float:
-    """How often a sample lies nearer to the training rows than a held-out row does, 1/2 for new rows."""
-    one, other = nearest(samples, train).numpy(), nearest(held, train).numpy()
-    return 1 - float(stats.mannwhitneyu(one, other).statistic) / (len(one) * len(other))
-
-
 def sampler(model: ctm.CTM, data: ctm.data.Points, calls: int) -> Callable[[int, torch.Generator], Tensor]:
     """Standardised samples by a number and a generator."""
 
@@ -94,7 +87,7 @@ def judged(model: ctm.CTM, data: ctm.data.Points, rows: Tensor, held_rows: Tenso
         "precision": round(precision, 4),
         "recall": round(recall, 4),
         "near": round(float(nearest(samples, train).median() / nearest(held, train).median()), 3),
-        "copied": round(copied(samples, train, held), 3),
+        "copied": round(copy_test(samples, train, held).value, 3),
         "nats_train": round(nats(model, data, rows[few]), 3),
         "nats_held": round(nats(model, data, held_rows[few]), 3),
         "nats_truth": round(float(pumps.log_density(held_rows[few]).mean()), 3),

@@ -229,7 +229,7 @@ def measured(p):
     halves = two_samples.ratio_to_halves(lambda n, rng: sampler(slice(n)), x, "energy", draws=2)
     table = metrics.error_table(model, world, [2.0, 0.5], n=2)
     values += [*metrics.precision_recall(x, y, k=2), *two_samples.energy_test(x, y, permutations=9)]
-    values += [*two_samples.classifier_test(x, y, GaussianNB()), two_samples.nearest(x, y).tolist()]
+    values += [*two_samples.classifier_test(x, y, GaussianNB()), *two_samples.copy_test(x, y, p.points(9, 2))]
     return [*values, ratio.mean, ratio.high, halves.mean, table.nan_to_num().tolist()]
 
 

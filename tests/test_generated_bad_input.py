@@ -183,6 +183,10 @@ CALLS = {
         lambda **options: two_samples.ratio_to_halves(lambda n, g: world.sample(n, generator=g), **options),
         {"held": ("set", x), "metric": ("choice", "W2"), "draws": ("steps", 2), "seed": ("seed", 0)},
     ),
+    "copy_test": (
+        two_samples.copy_test,
+        {"samples": ("points", x), "train": ("points", x), "held": ("points", x)},
+    ),
     "nearest": (two_samples.nearest, {"x": ("set", x), "rows": ("points", x)}),
     "doctor": (lambda **options: ctm.doctor(model, world, **options), {"n": ("count", 10), "seed": ("seed", 0)}),
 }

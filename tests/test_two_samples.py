@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 import ctm
 from ctm.metrics import energy_distance, precision_recall
-from ctm.two_samples import classifier_test, energy_test, nearest, ratio_to_halves
+from ctm.two_samples import classifier_test, copy_test, energy_test, nearest, ratio_to_halves
 from studies import pumps, your_data
 
 
@@ -203,8 +203,13 @@ def test_nats_are_in_the_units_of_the_rows():
 
 
 def test_copies_are_nearer_to_their_rows():
-    train, held, new = (gaussian(300, seed) for seed in range(3))
-    assert your_data.copied(train + 1e-6, train, held) == 1.0
-    assert your_data.copied(held, train, held) == pytest.approx(0.5)
-    assert your_data.copied(new, train, held) == pytest.approx(0.5, abs=0.08)
-    assert your_data.copied(new + 9, train, held) == 0.0
+    train, held, new = gaussian(300), gaussian(250, 1), gaussian(280, 2)
+    assert copy_test(train + 1e-6, train, held).value == 1.0
+    assert copy_test(new + 9, train, held) == (0.0, pytest.approx(1.0))
+    found = copy_test(new, train, held)
+    nearer = (nearest(new, train)[:, None] < nearest(held, train)).double().mean().item()
+    assert found.value == pytest.approx(nearer)
+    # under the null the mean of the statistic is 1/2, its variance (n + m + 1) / 12 n m
+    z = (nearer - 0.5) / (531 / (12 * 250 * 280)) ** 0.5
+    assert found.p == pytest.approx(stats.norm.sf(z), abs=0.01)
+    assert copy_test(held, train, held).value == pytest.approx(0.5)
