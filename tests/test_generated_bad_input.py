@@ -185,7 +185,7 @@ CALLS = {
     ),
     "copy_test": (
         two_samples.copy_test,
-        {"samples": ("points", x), "train": ("points", x), "held": ("points", x)},
+        {"samples": ("points", x), "train": ("set", x), "held": ("points", x)},
     ),
     "nearest": (two_samples.nearest, {"x": ("set", x), "rows": ("points", x)}),
     "doctor": (lambda **options: ctm.doctor(model, world, **options), {"n": ("count", 10), "seed": ("seed", 0)}),
