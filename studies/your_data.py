@@ -137,9 +137,9 @@ def measure_rows(rows: int, steps: int, seed: int, **_: Any) -> dict[str, Any]:
 
 
 def main() -> None:
+    cells = [(rows, STEPS) for rows in SIZES] + [(500, 1_000), (500, 6_000)]
     for seed in SEEDS:
         run(RESULTS, [{"part": "table", "steps": TABLE, "seed": seed}], measure_table)
-        cells = [(rows, STEPS) for rows in SIZES] + [(500, 1_000), (500, 6_000)]
         jobs = [{"part": "rows", "rows": rows, "steps": steps, "seed": seed} for rows, steps in cells]
         run(RESULTS, jobs, measure_rows)
 
