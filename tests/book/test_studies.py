@@ -13,7 +13,7 @@ from studies import Rows, control, joint, load, pitfalls, regimes, scaling, sixt
 
 STUDIES = Path(__file__).parents[2] / "studies"
 RESULTS = sorted(STUDIES.glob("*.json"))
-SETTINGS = {"setting", "variant", "regime", "outer", "inner", "steps", "part", "strengths", "w", "drop", "way", "calls"}
+SETTINGS = {"setting", "variant", "regime", "outer", "inner", "steps", "part", "strengths", "w", "drop", "way", "calls", "rows"}
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -23,7 +23,7 @@ def test_the_command_that_made_them_is_beside_them(path):
     assert len(rows) == len(set(rows))
 
 
-@pytest.mark.parametrize("name", ["parametrisations", "loss", "training", "adversarial", "control", "pitfalls"])
+@pytest.mark.parametrize("name", ["parametrisations", "loss", "training", "adversarial", "control", "pitfalls", "your_data"])
 def test_every_variant_has_three_seeds(name):
     seeds = {}
     for row in json.loads((STUDIES / f"{name}.json").read_text(encoding="utf-8")):

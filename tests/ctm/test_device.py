@@ -8,10 +8,11 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from pretend import DEVICE, Elsewhere, GeneratorElsewhere, MixedError, pretended
+from sklearn.naive_bayes import GaussianNB
 from torch import nn
 
 import ctm
-from ctm import diagnosis, editing, likelihood, metrics, noise, plotting, samplers, solvers
+from ctm import diagnosis, editing, likelihood, metrics, noise, plotting, samplers, solvers, two_samples
 from ctm.closed_forms import AffineMap, Line, Perturbed
 from ctm.networks import MLP, Discriminator, Transformer, UNet
 from ctm.noise import karras_times
@@ -225,8 +226,11 @@ def measured(p):
     values += [metrics.wasserstein(x[:, :1], y[:, :1], p) for p in (1, 2)]
     values += metrics.noise_floor(world, n=20, draws=2)
     ratio = metrics.ratio_to_floor(lambda n, rng: sampler(slice(n)), world, "energy", n=20, draws=2)
+    halves = two_samples.ratio_to_halves(lambda n, rng: sampler(slice(n)), x, "energy", draws=2)
     table = metrics.error_table(model, world, [2.0, 0.5], n=2)
-    return [*values, ratio.mean, ratio.high, table.nan_to_num().tolist()]
+    values += [*metrics.precision_recall(x, y, k=2), *two_samples.energy_test(x, y, permutations=9)]
+    values += [*two_samples.classifier_test(x, y, GaussianNB()), *two_samples.copy_test(x, y, p.points(9, 2))]
+    return [*values, ratio.mean, ratio.high, halves.mean, table.nan_to_num().tolist()]
 
 
 def noises(p):

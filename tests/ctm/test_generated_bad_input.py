@@ -4,13 +4,15 @@ Each must raise TypeError, ValueError or an error of the package that names the 
 """
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from helpers import wrongly_answered
+from sklearn.naive_bayes import GaussianNB
 
 import ctm
-from ctm import metrics, networks, noise, samplers
+from ctm import metrics, networks, noise, samplers, two_samples
 from ctm.parametrisations import Parametrised, edm, euler
 
 world = ctm.data.ring()
@@ -168,6 +170,24 @@ CALLS = {
         lambda **options: metrics.ratio_to_floor(lambda n, g: world.sample(n, generator=g), world, **options),
         {"metric": ("choice", "W2"), "n": ("count", 10), "draws": ("steps", 2), "seed": ("seed", 0)},
     ),
+    "precision_recall": (metrics.precision_recall, {"real": ("set", x), "fake": ("points", x), "k": ("count", 1)}),
+    "energy_test": (
+        two_samples.energy_test,
+        {"x": ("set", x), "y": ("points", x), "permutations": ("count", 4), "seed": ("seed", 0)},
+    ),
+    "classifier_test": (
+        partial(two_samples.classifier_test, classifier=GaussianNB()),
+        {"real": ("set", x), "fake": ("points", x), "seed": ("seed", 0)},
+    ),
+    "ratio_to_halves": (
+        lambda **options: two_samples.ratio_to_halves(lambda n, g: world.sample(n, generator=g), **options),
+        {"held": ("set", x), "metric": ("choice", "W2"), "draws": ("steps", 2), "seed": ("seed", 0)},
+    ),
+    "copy_test": (
+        two_samples.copy_test,
+        {"samples": ("points", x), "train": ("set", x), "held": ("points", x)},
+    ),
+    "nearest": (two_samples.nearest, {"x": ("set", x), "rows": ("points", x)}),
     "doctor": (lambda **options: ctm.doctor(model, world, **options), {"n": ("count", 10), "seed": ("seed", 0)}),
 }
 CASES = [
