@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-deps --require-hashes --onl
 HTML := _build/html/book
 NB ?= $(wildcard book/*.ipynb)
 WORKERS ?= 2
-STUDIES ?= joint scaling first_light parametrisations loss training samplers factors teachers sixteen adversarial likelihood control pitfalls
+STUDIES ?= joint scaling first_light parametrisations loss training samplers factors teachers sixteen adversarial likelihood control pitfalls your_data
 # One thread for each worker: two notebooks then share two cores, and results do not depend on their number.
 export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
@@ -32,7 +32,7 @@ serve: book ## build the book and serve it on this machine
 test: lint unit notebooks pages ## everything: style and types, unit tests, notebooks, the built pages
 
 unit: $(READY) ## the tests of the package
-	$(BIN)/pytest tests -n $(WORKERS) --dist worksteal --ignore tests/built
+	$(BIN)/pytest tests/ctm -n $(WORKERS) --dist worksteal
 
 notebooks: $(READY) ## run every notebook and compare each output with the stored one
 	$(BIN)/pytest $(NB) --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg \
@@ -43,8 +43,8 @@ steady: $(READY) ## the notebooks ten times over, in both orders, with one worke
 		$(MAKE) --no-print-directory notebooks WORKERS=$$workers PYTEST_ADDOPTS=--no-loadscope-reorder \
 			NB="$$(printf '%s\n' $(NB) | sort $$order | tr '\n' ' ')" || exit 1; done; done
 
-pages: book ## the tests of the built pages; those in Chromium are skipped, and said to be, where there is none
-	$(BIN)/pytest tests/built -rs -n $(WORKERS) --dist loadgroup
+pages: book ## the tests of the book and its pages; those in Chromium are skipped, and said to be, where there is none
+	$(BIN)/pytest tests/book -rs -n $(WORKERS) --dist loadgroup
 
 weigh: book ## bytes and seconds of every built page, in Chromium
 	$(BIN)/python -m tools.weigh
@@ -97,7 +97,7 @@ endef
 agreement: $(READY) ## our samplers against k-diffusion's and diffusers', installed beside the environment
 	$(BESIDE)
 	$(EXTRA)/bin/python -m pip install --quiet --no-deps --requirement requirements-agreement.txt
-	$(EXTRA)/bin/python -m pytest tests/test_agreement.py -rs
+	$(EXTRA)/bin/python -m pytest tests/ctm/test_agreement.py -rs
 
 mutants: $(READY) ## break the mathematics in every small way and see whether a test notices (long; see tools/mutants.py)
 	$(BESIDE)

@@ -1,8 +1,12 @@
-"""Tests share one thread each, so that they run the same alone and side by side."""
+"""Tests and notebooks run alike on every machine: with the project's settings, on one thread each."""
 
 import os
 
-import torch
+from tools import settings
+
+settings.apply()
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402 (reads its number of threads when it is loaded)
 
 torch.set_num_threads(1)
-os.environ.setdefault("TQDM_DISABLE", "1")  # kernels inherit it: a progress bar is no output to compare

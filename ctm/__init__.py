@@ -21,6 +21,7 @@ from ctm import (
     samplers,
     solvers,
     training,
+    two_samples,
 )
 from ctm.checkpoints import load, read_card, save
 from ctm.conditional import ConditionalCTM, Guided, GuidedModel
@@ -72,4 +73,5 @@ __all__ = [
     "solvers",
     "train",
     "training",
+    "two_samples",
 ]

@@ -32,7 +32,7 @@ def check_points(x: Any, name: str = "x", shape: Shape = None) -> Tensor:
     if not x.is_floating_point():
         raise TypeError(f"{name} must hold floating point numbers, got dtype {x.dtype}")
     check_held(x, name)
-    if x.ndim < 2 or not x.numel() or (shape is not None and x.shape[1:] != tuple(shape)):
+    if x.ndim < 2 or not x.numel() or (shape is not None and x.shape[1:] != shape):
         wanted = "*data_shape" if shape is None else ", ".join(map(str, shape))
         got = f"n >= 1, got {tuple(x.shape)}"
         raise ValueError(f"{name} must have shape (n, {wanted}), {got}")
@@ -70,6 +70,8 @@ def check_jump(
     """All checks of a jump from ``t`` to ``s <= t`` (time runs down); returns both as
     columns. Three numbers show that all is well; only where not is each time looked at."""
     check_points(x, "x", shape)
+    if type(t) is type(s) is float and low <= s <= t <= high:  # the usual case, soon told
+        return x.new_full((1,) * x.ndim, t), x.new_full((1,) * x.ndim, s)
     (t, start), (s, end) = (
         _column(*pair, low, high) for pair in ((t, x, "t"), (s, x, "s"))
     )

@@ -85,12 +85,11 @@ def wasserstein(x: Tensor, y: Tensor, p: int = 2) -> float:
     the cube of the number of points: 2,000 take a few seconds.
     """
     p = check_number(p, "p", 1, 2, integer=True)
-    a, b = _pair(x, y)
+    a, b = pair(x, y)
     ot = _pot()
     if a.shape[1] == 1:
         return float(ot.wasserstein_1d(a[:, 0].numpy(), b[:, 0].numpy(), p=p)) ** (1 / p)
-    # by differences: squares would lose the digits of close points
-    cost = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").pow(p).numpy()
+    cost = _distances(a, b).pow(p).numpy()
     return float(ot.emd2([], [], cost, numItermax=10_000_000)) ** (1 / p)
 
 
@@ -101,7 +100,7 @@ def sliced_wasserstein(
     directions (POT). Fast at any size. Shapes as for :func:`wasserstein`."""
     projections = check_number(projections, "projections", 1, 10**6, integer=True)
     seed = check_number(seed, "seed", 0, 2**32 - 1, integer=True)
-    a, b = _pair(x, y)
+    a, b = pair(x, y)
     if a.shape[1] == 1:
         return wasserstein(x, y)
     distance = _pot().sliced_wasserstein_distance
@@ -114,7 +113,7 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
 
     Each mean runs over all pairs of the given points, a block of rows at a time.
     """
-    a, b = _pair(x, y)
+    a, b = pair(x, y)
 
     def mean_distance(first: Tensor, second: Tensor) -> float:
         total = sum(float(torch.cdist(rows, second).sum()) for rows in first.split(1000))
@@ -123,6 +122,49 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     return (
         max(0.0, 2 * mean_distance(a, b) - mean_distance(a, a) - mean_distance(b, b)) ** 0.5
     )
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+    r"""Precision and recall of samples (Kynkaanniemi et al. 2019).
+
+    Each point of a set stands for a ball that reaches to its :math:`k`-th nearest neighbour
+    in the set; the union of the balls stands for where its distribution has mass.
+
+    .. math::
+
+        precision = P(fake \in \textstyle\bigcup_i B(real_i)), \qquad
+        recall = P(real \in \textstyle\bigcup_j B(fake_j))
+
+    Precision falls where samples look like no data, recall where some data are never
+    sampled. Both depend on the numbers of points and stay below 1 for two sets of data:
+    compare with what those have.
+
+    Args:
+        real, fake: points ``(n, d)`` and ``(m, d)``, or ``(n, *shape)``, in units in which
+            distances mean something.
+        k: which neighbour, from 1 to the smaller of ``n`` and ``m``, less one.
+
+    Returns:
+        Precision and recall.
+    """
+    a, b = pair(real, fake, "real", "fake")
+    k = check_number(k, "k", 1, min(len(a), len(b)) - 1, integer=True)
+    return _covered(b, a, k), _covered(a, b, k)
+
+
+def _covered(x: Tensor, points: Tensor, k: int, rows: int = 1000) -> float:
+    """The share of ``x`` in the balls of ``points``."""
+    # the first neighbour of a point in its own set is itself
+    radii = torch.cat(
+        [_distances(part, points).kthvalue(k + 1).values for part in points.split(rows)]
+    )
+    inside = [(_distances(part, points) <= radii).any(1) for part in x.split(rows)]
+    return float(torch.cat(inside).double().mean())
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    # by differences: squares would lose the digits of close points
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _pot() -> Any:
@@ -187,8 +229,13 @@ def ratio_to_floor(
             delta method; with few draws that is a little narrow.
         seed: seed of the draws.
     """
-    pairs = np.array(_draws(sampler, world, metric, n, draws, seed))
-    (model, floor), errors = pairs.mean(0), pairs.std(0, ddof=1) / np.sqrt(len(pairs))
+    return ratio_of_means(_draws(sampler, world, metric, n, draws, seed))
+
+
+def ratio_of_means(pairs: Sequence[tuple[float, float]]) -> Ratio:
+    """The mean of the first over the mean of the second, with its interval."""
+    table = np.array(pairs)
+    (model, floor), errors = table.mean(0), table.std(0, ddof=1) / np.sqrt(len(table))
     mean = model / floor
     half = 1.96 * mean * np.sqrt((errors[0] / model) ** 2 + (errors[1] / floor) ** 2)
     return Ratio(float(mean), float(mean - half), float(mean + half))
@@ -216,10 +263,11 @@ def _draws(
     return values
 
 
-def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sets about the mean of the first, flat, in float64 on the CPU."""
-    check_points(x, "x")
-    check_points(y, "y", x.shape[1:])
+def pair(x: Tensor, y: Tensor, name: str = "x", other: str = "y") -> tuple[Tensor, Tensor]:
+    """Both sets about the mean of the first, flat, in float64 on the CPU; ``name`` and
+    ``other`` are what an error calls them."""
+    check_points(x, name)
+    check_points(y, other, x.shape[1:])
     a, b = (part.detach().flatten(1).to("cpu", torch.float64) for part in (x, y))
     middle = a.mean(0)
     return a - middle, b - middle

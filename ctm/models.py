@@ -142,23 +142,25 @@ class CTM(nn.Module, FlowMap):
     def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         r""":math:`g_\theta(x, t, s)` for times that broadcast against ``x``; nothing is
         checked."""
-        dtype = self.dtype
-        # in float32 at least: half precision would not tell neighbouring noise levels apart
-        fine = torch.promote_types(dtype, torch.float32)
-        tau_t, tau_s = (c_noise(time).flatten().expand(len(x)).to(fine) for time in (t, s))
-        skip, scale = self.scalings(t)
         center = self.center.to(x) if isinstance(self.center, Tensor) else self.center
-        z = x if isinstance(center, float) and center == 0 else x - center
-        kept = skip * z
-        inputs = (c_in(t, self.sigma_data) * z).to(dtype)
+        centred = isinstance(center, Tensor) or center != 0
+        z = x - center if centred else x
+        inputs = c_in(t, self.sigma_data) * z
+        tau_t, tau_s = (c_noise(time).flatten().expand(len(x)) for time in (t, s))
+        if not isinstance(self.network, networks.Timed):  # those see to this themselves
+            inputs = inputs.to(self.dtype)
+            # in float32 at least: half precision cannot tell neighbouring levels apart
+            fine = torch.promote_types(self.dtype, torch.float32)
+            tau_t, tau_s = tau_t.to(fine), tau_s.to(fine)
         output = self.network(inputs, tau_t, tau_s)
         if output.shape != x.shape:
             raise ValueError(
                 f"network must return the shape of its points, {tuple(x.shape)}, "
                 f"got {tuple(output.shape)}"
             )
-        g = kept + scale * output
-        return g if z is x else g + center
+        skip, scale = self.scalings(t)
+        g = skip * z + scale * output
+        return g + center if centred else g
 
     def jump(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         r""":meth:`G` for times that broadcast against ``x``; nothing is checked."""

@@ -48,7 +48,7 @@ class Rows(list[dict[str, Any]]):
 
 def load(name: str) -> Rows:
     """The stored rows of the study ``name``, such as "samplers"."""
-    return Rows(json.loads(Path(__file__).with_name(f"{name}.json").read_text()))
+    return Rows(json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8")))
 
 
 def spread(values: Iterable[float]) -> tuple[float, float, float]:
@@ -63,7 +63,7 @@ def run(path: Path, jobs: Iterable[dict[str, Any]], measure: Callable[..., dict[
     One thread, one job after another. Delete the file to start over.
     """
     torch.set_num_threads(1)
-    results = json.loads(path.read_text()) if path.exists() else []
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     for job in jobs:
         if not any(job.items() <= row.items() for row in results):
             row = {**job, **measure(**job)}
@@ -75,5 +75,5 @@ def run(path: Path, jobs: Iterable[dict[str, Any]], measure: Callable[..., dict[
 def keep(path: Path, results: list[dict[str, Any]]) -> None:
     """Write the rows whole or not at all."""
     part = path.with_suffix(".part")
-    part.write_text("[\n" + ",\n".join(" " + json.dumps(row) for row in results) + "\n]\n")
+    part.write_text("[\n" + ",\n".join(" " + json.dumps(row) for row in results) + "\n]\n", encoding="utf-8")
     os.replace(part, path)

@@ -43,7 +43,11 @@ Figures = dict[str, float]
 
 
 def machine() -> dict[str, Any]:
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    names = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if "model name" in line
+    ]
     return {
         "processor": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
@@ -286,7 +290,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="store the figures")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    stored = json.loads(STORED.read_text()) if STORED.exists() else {}
+    stored = json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
     worse = 0
     for part in asked.parts or [name for name in PARTS if name != "book"]:
         before = stored.get(part, {}).get("figures", {})
@@ -302,7 +306,7 @@ def main() -> None:
             print(f"  {name:66} {value:10.4g}" + (f"  stored {old:.4g}{'  WORSE' if bad else ''}" if old else ""))
         stored[part] = {"command": f"python -m tools.bench {part} --keep", "machine": machine(), "figures": now}
         if asked.keep:
-            STORED.write_text(json.dumps(stored, indent=1) + "\n")
+            STORED.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     if worse:
         sys.exit(f"{worse} figures are more than {SLOWER} times worse than stored in {STORED.name}")
 

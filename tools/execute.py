@@ -5,13 +5,13 @@ Usage: python tools/execute.py book/name.ipynb ...
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import nbformat
+import settings
 from nbclient import NotebookClient
 
-os.environ["TQDM_DISABLE"] = "1"  # kernels inherit it: no progress bar among the stored outputs
+settings.apply()
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -31,9 +31,7 @@ def execute(path: Path) -> None:
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
         for output in cell.get("outputs", []):
-            output.get("data", {}).pop(
-                "application/vnd.jupyter.widget-view+json", None
-            )  # its kernel is gone; the HTML stays
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # its kernel is gone
             if output.get("name") == "stderr":
                 raise RuntimeError(f"{path}, cell {number} writes to stderr: {output['text'][:200]}")
     nbformat.validate(notebook)
@@ -43,6 +41,4 @@ def execute(path: Path) -> None:
 
 
 for name in sys.argv[1:]:
-    started = time.perf_counter()
     execute(Path(name))
-    print(f"{name}: {time.perf_counter() - started:.0f} s")

@@ -24,7 +24,7 @@ def name_of(requirement: str) -> str:
 
 def pinned() -> list[str]:
     """The names in requirements.txt."""
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     return [name_of(line) for line in lines if line.strip() and not line.startswith("#")]
 
 
@@ -66,8 +66,8 @@ def main() -> None:
     if unstated:
         sys.exit(f"no licence stated by {', '.join(unstated)}")
     if "--write" in sys.argv:
-        STORED.write_text(json.dumps(found, indent=1) + "\n")
-    stored = json.loads(STORED.read_text())
+        STORED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    stored = json.loads(STORED.read_text(encoding="utf-8"))
     if missing := {name: value for name, value in found.items() if stored.get(name) != value}:
         sys.exit(f"licences.json lacks {missing}; look at them, then python -m tools.licences --write")
     print(f"{len(found)} packages, all listed in licences.json")

@@ -40,7 +40,7 @@ SKIP = re.compile(
 
 def terms() -> dict[str, list[str]]:
     """Every term of the glossary with the spellings it goes by, longest first."""
-    text = (BOOK / "glossary.md").read_text()
+    text = (BOOK / "glossary.md").read_text(encoding="utf-8")
     names = re.findall(r"^(\S.*)\n  \S", text.partition("```{glossary}")[2], flags=re.M)
     return {name: sorted({name, f"{name}s", *SPELLINGS.get(name, [])}, key=len, reverse=True) for name in names}
 

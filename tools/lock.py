@@ -30,18 +30,23 @@ def compiled() -> list[str]:
     """The requirements as uv resolves them; versions locked before stay where they can."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "all.lock"
-        found.write_text("\n".join(path.read_text() for path in (LOCK, CUDA) if path.exists()))
+        found.write_text(
+            "\n".join(path.read_text(encoding="utf-8") for path in (LOCK, CUDA) if path.exists()), encoding="utf-8"
+        )
         command = [sys.executable, "-m", "uv", "pip", "compile", ROOT / "requirements.txt", *OPTIONS, "--output-file", found]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        return blocks(found.read_text())
+        return blocks(found.read_text(encoding="utf-8"))
 
 
 def main() -> None:
     lock, cuda = [], []
     for block in compiled():
         (cuda if block.startswith(GRAPHICS) else lock).append(block)
-    LOCK.write_text("# Written by `make lock` from requirements.txt.\n" + "\n".join(lock) + "\n")
-    CUDA.write_text("# Written by `make lock`: what PyTorch's build for graphics cards needs.\n" + "\n".join(cuda) + "\n")
+    LOCK.write_text("# Written by `make lock` from requirements.txt.\n" + "\n".join(lock) + "\n", encoding="utf-8")
+    CUDA.write_text(
+        "# Written by `make lock`: what PyTorch's build for graphics cards needs.\n" + "\n".join(cuda) + "\n",
+        encoding="utf-8",
+    )
     print(f"{len(lock)} packages in {LOCK.name}, {len(cuda)} in {CUDA.name}; requirements-cpu.lock is kept by hand")
 
 

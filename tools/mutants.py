@@ -48,8 +48,8 @@ OWN |= {name: ["losses"] for name in MODULES if name.startswith("losses/") and n
 OWN |= {name: ["control"] for name in ("labelled", "conditional", "editing")}
 QUICK = 0.3
 SLOW = [
-    "tests/test_training.py::test_every_kind_of_training_learns_the_map",
-    "tests/test_training.py::test_training_from_scratch_and_from_a_learned_teacher",
+    "tests/ctm/test_training.py::test_every_kind_of_training_learns_the_map",
+    "tests/ctm/test_training.py::test_training_from_scratch_and_from_a_learned_teacher",
 ]  # too slow to be run for every change
 SECONDS = 4.0  # of tests for one change, as the tests take unbroken
 GOAL = 0.9
@@ -123,7 +123,7 @@ def places(module: str) -> list[tuple[str, int]]:
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.plugins import get_operator
 
-    source = (ROOT / f"ctm/{module}.py").read_text()
+    source = (ROOT / f"ctm/{module}.py").read_text(encoding="utf-8")
     spans, nodes, found = left_out(ast.parse(source)), list(ast_nodes(get_ast(source))), []
     for name in OPERATORS:
         operator = get_operator(name)()
@@ -138,7 +138,7 @@ def mutants(module: str) -> Iterator[Mutant]:
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    source = (ROOT / f"ctm/{module}.py").read_text()
+    source = (ROOT / f"ctm/{module}.py").read_text(encoding="utf-8")
     lines, seen = source.splitlines(), {source}
     for name, occurrence in places(module):
         changed = mutate_code(source, get_operator(name)(), occurrence)
@@ -204,7 +204,7 @@ def run_tests(*arguments: str, plugins: tuple[object, ...] = ()) -> int:
 
 def reach() -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
     """Which tests reach each line, and how long each test takes; kept for as long as no file changes."""
-    files = sorted([*ROOT.glob("ctm/**/*.py"), *ROOT.glob("tests/*.py")])
+    files = sorted([*ROOT.glob("ctm/**/*.py"), *ROOT.glob("tests/**/*.py")])
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
     found = ROOT / f"_build/reach-{digest}.json"
     found.parent.mkdir(exist_ok=True)
@@ -225,20 +225,20 @@ def reach() -> tuple[dict[tuple[str, int], set[str]], dict[str, float]]:
                 seconds[item.nodeid] = time.process_time() - started
 
         watch.start()
-        files = [str(path) for name in TESTS if (path := ROOT / f"tests/test_{name}.py").exists()]
+        files = [str(path) for name in TESTS if (path := ROOT / f"tests/ctm/test_{name}.py").exists()]
         code = run_tests(*files, *(f"--deselect={name}" for name in SLOW), plugins=(Watch(),))
         watch.stop()
         data, lines = watch.get_data(), []
         for path in data.measured_files():
             module = Path(path).relative_to(ROOT / "ctm").with_suffix("").as_posix()
             lines += [(module, n, [t for t in tests if t]) for n, tests in data.contexts_by_lineno(path).items()]
-        found.write_text(json.dumps({"lines": lines, "seconds": seconds}))
+        found.write_text(json.dumps({"lines": lines, "seconds": seconds}), encoding="utf-8")
         return code
 
     code = 0 if found.exists() else in_fork(measure, 3600)
     if code:
         sys.exit(f"the tests fail without any change (pytest's code {code})")
-    stored = json.loads(found.read_text())
+    stored = json.loads(found.read_text(encoding="utf-8"))
     return {(module, line): set(tests) for module, line, tests in stored["lines"]}, stored["seconds"]
 
 
@@ -286,12 +286,12 @@ class Judge:
 
     def tests(self, mutant: Mutant) -> tuple[list[str], float]:
         """The tests that reach the change, the module's own quick ones first, and their seconds in all."""
-        own = {f"tests/test_{name}.py" for name in OWN.get(mutant.module, [mutant.module])}
+        own = {f"tests/ctm/test_{name}.py" for name in OWN.get(mutant.module, [mutant.module])}
 
         def order(test: str) -> tuple[bool, bool, float]:
             return self.seconds[test] > QUICK, test.partition("::")[0] not in own, self.seconds[test]
 
-        tree = ast.parse((ROOT / f"ctm/{mutant.module}.py").read_text())
+        tree = ast.parse((ROOT / f"ctm/{mutant.module}.py").read_text(encoding="utf-8"))
         reaching = (self.reached.get((mutant.module, n), set()) for n in statement(tree, mutant.line))
         chosen, total = [], 0.0
         for test in sorted(set().union(*reaching) or self.by_module[mutant.module], key=order):
@@ -322,7 +322,7 @@ def main(arguments: argparse.Namespace) -> None:
     preload()
     os.chdir(ROOT)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    stored = json.loads(STORED.read_text()) if STORED.exists() else {"modules": {}, "survivors": []}
+    stored = json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {"modules": {}, "survivors": []}
     reasons = {(s["module"], s["before"], s["after"]): s["reason"] for s in stored["survivors"]}
     judge = Judge()
     for module in arguments.modules:
@@ -332,7 +332,7 @@ def main(arguments: argparse.Namespace) -> None:
             counts = stored["modules"][module] | {"survived": 0}
             changes = (m for m in changes if m.key in reasons)
         else:
-            source = (ROOT / f"ctm/{module}.py").read_text()
+            source = (ROOT / f"ctm/{module}.py").read_text(encoding="utf-8")
             if judge(Mutant(module, 1, "", "", source)) != "survived":
                 sys.exit(f"the tests of {module} fail without any change")
         for mutant in changes:
@@ -363,7 +363,7 @@ def report(stored: dict) -> None:
     found = sums["noticed"] + sums["hung"]
     stored["all"] = {"tried": tried} | sums | {"equivalent": equivalent}
     stored["score"] = {"of all": round(found / tried, 3), "of those not equivalent": round(found / (tried - equivalent), 3)}
-    STORED.write_text(json.dumps(stored, indent=1) + "\n")
+    STORED.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -40,8 +40,12 @@ def with_colab_cell(notebook: nbformat.NotebookNode, repository: str) -> None:
 def publish(root: Path, repository: str, site: str) -> None:
     """Write the addresses into the configuration and the notebooks of the book at ``root``."""
     config = root / "_config.yml"
-    text = re.sub(r'^repository: \{url: "[^"]*"', f'repository: {{url: "{repository}"', config.read_text(), flags=re.M)
-    config.write_text(re.sub(r'^  baseurl: "[^"]*"', f'  baseurl: "{site.rstrip("/")}/"', text, flags=re.M))
+    text = re.sub(
+        r'^repository: \{url: "[^"]*"', f'repository: {{url: "{repository}"', config.read_text(encoding="utf-8"), flags=re.M
+    )
+    config.write_text(
+        re.sub(r'^  baseurl: "[^"]*"', f'  baseurl: "{site.rstrip("/")}/"', text, flags=re.M), encoding="utf-8"
+    )
     for path in sorted((root / "book").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         with_colab_cell(notebook, repository)

@@ -1,5 +1,5 @@
 // What the live figures measure: the distance of a cloud to its truth, point by point or as a whole, and the width of the
-// modes. Compared with the package by tests/test_live.py.
+// modes. Compared with the package by tests/book/test_live.py.
 "use strict";
 
 (() => {

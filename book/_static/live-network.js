@@ -1,4 +1,4 @@
-// A stored network of the live figures, with CTM's parametrisation. Compared with torch by tests/test_live.py.
+// A stored network of the live figures, with CTM's parametrisation. Compared with torch by tests/book/test_live.py.
 "use strict";
 
 (() => {

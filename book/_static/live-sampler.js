@@ -1,4 +1,4 @@
-// Noise levels and samplers of the live figures. Compared with the package by tests/test_live.py.
+// Noise levels and samplers of the live figures. Compared with the package by tests/book/test_live.py.
 "use strict";
 
 (() => {

@@ -1,5 +1,5 @@
 // A world of the live figures: a Gaussian mixture, samples of it, and its exact trajectories. A cloud of n points is a
-// Float64Array, one point after the other. Plain script, no module: it must run from file://. tests/test_live.py compares
+// Float64Array, one point after the other. Plain script, no module: it must run from file://. tests/book/test_live.py compares
 // every function with the package.
 "use strict";
 

@@ -4,6 +4,11 @@ add and scale."""
 from ctm.losses.adversarial import Adversarial, hinge_loss, r1_penalty
 from ctm.losses.consistency import Consistency, consistency_loss
 from ctm.losses.denoising import Denoising, dsm_loss, stable_target
+from ctm.losses.eulerian import Eulerian
+from ctm.losses.lagrangian import Lagrangian
+from ctm.losses.laws import Law, Then
+from ctm.losses.methods import METHODS
+from ctm.losses.moments import MomentMatching
 from ctm.losses.objective import (
     Draw,
     Models,
@@ -13,6 +18,14 @@ from ctm.losses.objective import (
     as_term,
     move_average,
     ramped,
+)
+from ctm.losses.semigroup import (
+    Neighbour,
+    Ratio,
+    Semigroup,
+    Share,
+    anywhere,
+    half,
 )
 from ctm.losses.trajectories import (
     Levels,
@@ -26,24 +39,36 @@ from ctm.losses.trajectories import (
 )
 
 __all__ = [
+    "METHODS",
     "Adversarial",
     "Consistency",
     "Denoising",
     "Draw",
+    "Eulerian",
+    "Lagrangian",
+    "Law",
     "Levels",
     "Models",
+    "MomentMatching",
+    "Neighbour",
     "Objective",
     "Pairs",
+    "Ratio",
     "Route",
+    "Semigroup",
+    "Share",
     "Term",
+    "Then",
     "Trajectories",
     "adaptive_weight",
+    "anywhere",
     "as_term",
     "consistency_loss",
     "draw_levels",
     "dsm_loss",
     "fresh_pairs",
     "grid_times",
+    "half",
     "hinge_loss",
     "move_average",
     "noised_points",

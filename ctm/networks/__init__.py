@@ -6,13 +6,22 @@ import math
 
 from torch import nn
 
-from ctm.networks.base import NETWORKS, register
+from ctm.networks.base import NETWORKS, Timed, register
 from ctm.networks.discriminator import Discriminator
 from ctm.networks.mlp import MLP
 from ctm.networks.transformer import Transformer
 from ctm.networks.unet import UNet
 
-__all__ = ["MLP", "NETWORKS", "Discriminator", "Transformer", "UNet", "default", "register"]
+__all__ = [
+    "MLP",
+    "NETWORKS",
+    "Discriminator",
+    "Timed",
+    "Transformer",
+    "UNet",
+    "default",
+    "register",
+]
 
 
 def default(shape: tuple[int, ...], conditions: int = 0, seed: int = 0) -> nn.Module:

@@ -84,7 +84,8 @@ def draw_weights(network: nn.Module, seed: int) -> None:
 
 
 class Timed(nn.Module):
-    r"""A network that is told times and a condition. Of a time :math:`\tau` it sees
+    r"""A network that is told times and a condition, and that computes in the dtype of its
+    own weights whatever it is given. Of a time :math:`\tau` it sees
     :math:`\phi(\tau) = (\tau, \sin 2\pi f_i\tau, \cos 2\pi f_i\tau)`, :math:`f_i` from
     1/8 to 2."""
 

@@ -89,7 +89,7 @@ def train(
         OSError: ``checkpoint`` cannot be written; an older one is still whole.
     """
     save_every = check_number(save_every, "save_every", 1, integer=True)
-    path = None if checkpoint is None else _writable(Path(checkpoint))
+    path = None if checkpoint is None else writable(Path(checkpoint))
     if objective is None:
         return from_scratch(
             student, data, steps, seed, checkpoint=path, save_every=save_every, **options
@@ -200,7 +200,7 @@ def _interrupts_between_steps() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _writable(path: Path) -> Path:
+def writable(path: Path) -> Path:
     """``path`` if a file can be made there, by the rights that this process has now: said
     before training, not after an hour of it."""
     if not path.parent.is_dir():
@@ -221,12 +221,7 @@ def _resume(
     run = header.get("run")
     if not isinstance(run, dict):
         raise ValueError(f"checkpoint {path} holds no training run; is it a saved model?")
-    for name, value in identity.items():
-        if not _same(run.get(name), value):
-            raise ValueError(
-                f"checkpoint {path} was written with {name} = {run.get(name)}, "
-                f"this run has {value}"
-            )
+    check_same(run, identity, path)
     if isinstance(run.get("steps"), int) and state.steps < run["steps"]:
         raise ValueError(
             f"steps must be {run['steps']} or more for {path}, got {state.steps}"
@@ -257,6 +252,17 @@ def _resume(
         return history, losses, run["start"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from error
+
+
+def check_same(run: Mapping[str, Any], identity: dict[str, Any], path: Path) -> None:
+    """Raise ValueError unless the file's ``run`` has the settings, data and teacher of
+    ``identity`` (:meth:`ctm.training.State.identity`)."""
+    for name, value in identity.items():
+        if not _same(run.get(name), value):
+            raise ValueError(
+                f"checkpoint {path} was written with {name} = {run.get(name)}, "
+                f"this run has {value}"
+            )
 
 
 def _sums(weights: Mapping[str, Tensor]) -> list[float]:

@@ -112,6 +112,18 @@ class State:
         Raises:
             FloatingPointError: the loss is not finite.
         """
+        loss = self.loss()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.update()
+        return loss.item()
+
+    def loss(self) -> Tensor:
+        """The loss on a new batch, a scalar whose gradient is still to be found.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
         try:
             with _autocast_without_cache(self.draw.device.type):
                 loss = self.objective(self.models, self.draw, self.rng)
@@ -128,13 +140,15 @@ class State:
             raise ValueError(
                 "objective must return a loss that depends on the student's weights"
             )
+        return loss
+
+    def update(self) -> None:
+        """Move the weights by the gradient they hold, at the rate of this step, and the
+        averages towards them."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate(self.done, self.steps)
-        self.optimizer.zero_grad()
-        loss.backward()
         self.optimizer.step()
         self.models.update(self.ema)
-        return value
 
     def check(self) -> None:
         """Raise FloatingPointError if the last update left weights that are not finite."""

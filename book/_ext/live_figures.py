@@ -1,0 +1,75 @@
+"""What the live figures of the book compute with, written where a page can load it: worlds and weights as plain scripts.
+
+A page read from a file may load scripts but no data, so each world and each stored model becomes a script that adds to one
+global. As an extension of Sphinx this writes them into the built book, and loads the scripts of a figure on its page only.
+"""
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import live_stills
+import torch
+from live_stills import CHECKPOINTS
+
+import ctm
+
+STATIC = Path(__file__).parents[1] / "_static"
+MATHEMATICS = ["live-world", "live-network", "live-sampler", "live-distance"]
+SHARED = [*MATHEMATICS, "live-draw"]
+FIGURES = {"live-ode": [], "live-jump": SHARED, "live-cloud": SHARED, "live-gamma": SHARED}  # and the scripts each builds on
+
+
+def world_script(name: str) -> str:
+    """A script that adds the world ``name`` of :mod:`ctm.data` to the global ``ctmData``."""
+    world = ctm.data.WORLDS[name]()
+    facts = {key: getattr(world, key).tolist() for key in ("means", "stds", "weights")}
+    facts |= {key: getattr(world, key) for key in ("sigma_data", "sigma_min", "sigma_max")}
+    return _script("worlds", name, facts)
+
+
+def model_script(path: Path) -> str:
+    """A script that adds the stored model to ``ctmData``: its sizes, and all its weights as float32 in base64."""
+    model = ctm.load(path)
+    layers = [layer for layer in model.network.body if isinstance(layer, torch.nn.Linear)]
+    tensors = [model.network.frequencies, *(part for layer in layers for part in (layer.weight, layer.bias))]
+    numbers = torch.cat([tensor.detach().flatten() for tensor in tensors]).numpy().astype("<f4")
+    facts = {**model.network.config, **{key: getattr(model, key) for key in ("sigma_data", "sigma_min", "sigma_max")}}
+    return _script("models", path.stem, {**facts, "weights": base64.b64encode(numbers.tobytes()).decode()})
+
+
+def _script(kind: str, name: str, facts: dict[str, Any]) -> str:
+    start = "(globalThis.ctmData ??= { worlds: {}, models: {} })"
+    return f"{start}.{kind}.{name} = {json.dumps(facts)};\n"
+
+
+def write(folder: Path) -> None:
+    """Write the scripts of the worlds and stored models that the live figures name into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    named = set(re.findall(r"\w+", "".join(path.read_text(encoding="utf-8") for path in STATIC.glob("live-*.js"))))
+    for name in named & ctm.data.WORLDS.keys():
+        (folder / f"{name}.js").write_text(world_script(name), encoding="utf-8")
+    for path in CHECKPOINTS.glob("*.safetensors"):
+        if path.stem in named:
+            (folder / f"{path.stem}.js").write_text(model_script(path), encoding="utf-8")
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Register with Sphinx."""
+
+    def load_scripts(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+        found = re.findall(r'<div class="(?:live )?(live-\w+)"', context.get("body", ""))
+        for script in dict.fromkeys(script for name in found for script in [*FIGURES[name], name]):
+            app.add_js_file(f"{script}.js", loading_method="defer")
+
+    def write_scripts(app: Any, error: Exception | None) -> None:
+        if error is None and app.builder.format == "html":
+            folder = Path(app.outdir) / "_static/live"
+            write(folder)
+            live_stills.write(folder)
+
+    app.connect("html-page-context", load_scripts)
+    app.connect("build-finished", write_scripts)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,186 @@
+"""The methods of the field by name, each as an objective in this package's terms.
+
+A method is a law, a draw of times, a slope, what carries the gradient, and a weight. All
+use the same network and parametrisation; what the papers do otherwise is said with each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ctm.flow_map import Conditional, Denoiser
+from ctm.losses.consistency import Consistency
+from ctm.losses.denoising import Denoising
+from ctm.losses.eulerian import Eulerian
+from ctm.losses.lagrangian import Lagrangian
+from ctm.losses.laws import Then
+from ctm.losses.moments import MomentMatching
+from ctm.losses.objective import Term
+from ctm.losses.semigroup import Neighbour, Ratio, Semigroup, Share, anywhere, half
+
+Teacher = Denoiser | Conditional | None
+Method = Callable[[Teacher], Term]
+
+METHODS: dict[str, Method] = {}
+"""Name to a function of the teacher, or of None, that returns the objective.
+
+:meta hide-value:
+"""
+
+
+def method(name: str, needs_teacher: bool | None) -> Callable[[Method], Method]:
+    """Put a method into :data:`METHODS` under ``name``. ``needs_teacher`` is None where it
+    can do with one and without."""
+
+    def keep(build: Method) -> Method:
+        def checked(teacher: Teacher) -> Term:
+            if needs_teacher and teacher is None:
+                raise ValueError(f"teacher must be given to {name}, got None")
+            if needs_teacher is False and teacher is not None:
+                kind = type(teacher).__name__
+                raise ValueError(f"teacher must be None for {name}, got {kind}")
+            return build(teacher)
+
+        checked.__doc__ = build.__doc__
+        METHODS[name] = checked
+        return build
+
+    return keep
+
+
+@method("consistency distillation", True)
+def _(teacher: Teacher) -> Term:
+    """CD (Song et al. 2023): local consistency with the end at ``sigma_min`` alone."""
+    return Consistency(teacher, "local", to_data=1.0, levels=24)  # type: ignore[arg-type]
+
+
+@method("consistency training", False)
+def _(_: Teacher) -> Term:
+    """CT (Song et al. 2023): the pair shares its noise; the grid is refined."""
+    return Semigroup(middle=Neighbour(2, 150, "root"), to_data=1.0)
+
+
+@method("improved consistency training", False)
+def _(_: Teacher) -> Term:
+    """iCT (Song and Dhariwal 2024): the grid doubles, the distance is pseudo-Huber."""
+    return Semigroup(middle=Neighbour(10, 1280), to_data=1.0, power=0.5)
+
+
+@method("easy consistency tuning", False)
+def _(_: Teacher) -> Term:
+    """ECT (Geng et al. 2025): first a denoiser, then pairs that draw together."""
+    return Then(Denoising(), Semigroup(middle=Ratio(), to_data=1.0, power=0.5), 0.3)
+
+
+@method("CTM, local", True)
+def _(teacher: Teacher) -> Term:
+    """CTM (Kim et al. 2024) with ``u`` next to ``t``."""
+    return Consistency(teacher, "local", levels=24)  # type: ignore[arg-type]
+
+
+@method("CTM, soft", True)
+def _(teacher: Teacher) -> Term:
+    """CTM (Kim et al. 2024) with ``u`` anywhere from ``t`` to ``s``."""
+    return Consistency(teacher, "soft")  # type: ignore[arg-type]
+
+
+@method("CTM, global", True)
+def _(teacher: Teacher) -> Term:
+    """CTM (Kim et al. 2024) with ``u = s``: the solver goes all the way."""
+    return Consistency(teacher, "global")  # type: ignore[arg-type]
+
+
+@method("mid-training", True)
+def _(teacher: Teacher) -> Term:
+    """CMT (Hu et al. 2025): first the points of the teacher's solver, then ECT."""
+    points = Consistency(teacher, "global", to_data=1.0)  # type: ignore[arg-type]
+    return Then(points, Semigroup(middle=Ratio(stages=2), to_data=1.0, power=0.5), 0.7)
+
+
+@method("shortcut", False)
+def _(_: Teacher) -> Term:
+    """Shortcut models (Frans et al. 2025): a jump against two halves, and denoising."""
+    return Semigroup(middle=half, jumps=True) + Denoising()
+
+
+@method("SplitMeanFlow", False)
+def _(_: Teacher) -> Term:
+    """SplitMeanFlow (Guo et al. 2025): the additive law, after a denoiser has been made."""
+    return Then(Denoising(), Semigroup(middle=anywhere, jumps=True) + Denoising(), 0.3)
+
+
+@method("MeanFlow", False)
+def _(_: Teacher) -> Term:
+    """MeanFlow (Geng et al. 2025): the Eulerian law with the data's slope in both places.
+    The paper draws most pairs with s = t, which is the denoising term here."""
+    return Eulerian(power=1.0) + Denoising()
+
+
+@method("improved MeanFlow", False)
+def _(_: Teacher) -> Term:
+    """iMF (Geng et al. 2025): the derivative goes along the student's own slope."""
+    return Eulerian(tangent=True, power=1.0) + Denoising()
+
+
+@method("AlphaFlow", False)
+def _(_: Teacher) -> Term:
+    """AlphaFlow (Zhang et al. 2025): from denoising to MeanFlow, the step shrinks to its
+    least share, 1/200, where the paper goes over to the derivative."""
+    return Semigroup(middle=Share(1.0, 0.005, "sigmoid"), power=1.0) + Denoising()
+
+
+@method("continuous-time consistency", None)
+def _(teacher: Teacher) -> Term:
+    """sCM (Lu and Song 2025): the tangent, normalised, warmed up, after a denoiser has been
+    made; sCD with a teacher, sCT without."""
+    tangent = Eulerian(teacher, to_data=1.0, power=0.5, warmup=0.4)
+    return Then(Denoising(), tangent, 0.2)
+
+
+@method("Lagrangian distillation", True)
+def _(teacher: Teacher) -> Term:
+    """LMD (Boffi et al. 2024)."""
+    return Lagrangian(teacher)
+
+
+@method("Eulerian distillation", True)
+def _(teacher: Teacher) -> Term:
+    """EMD (Boffi et al. 2024)."""
+    return Eulerian(teacher, through=True)
+
+
+@method("terminal velocity matching", False)
+def _(_: Teacher) -> Term:
+    """TVM (Zhou et al. 2025): the Lagrangian law, the velocity at the end held still."""
+    return Lagrangian(own=True) + Denoising()
+
+
+@method("LSD", False)
+def _(_: Teacher) -> Term:
+    """Lagrangian self-distillation (Boffi et al. 2025): the gradient goes through all."""
+    return Lagrangian(own=True, through="all") + Denoising()
+
+
+@method("ESD", False)
+def _(_: Teacher) -> Term:
+    """Eulerian self-distillation (Boffi et al. 2025)."""
+    return Eulerian(own=True) + Denoising()
+
+
+@method("PSD", False)
+def _(_: Teacher) -> Term:
+    """Progressive self-distillation (Boffi et al. 2025): the semigroup law; both ways
+    learn."""
+    return Semigroup(middle=anywhere, jumps=True, held=False) + Denoising()
+
+
+@method("SoFlow", False)
+def _(_: Teacher) -> Term:
+    """Solution consistency (Luo et al. 2025): a short step along the data's slope."""
+    return Semigroup(middle=Share(0.1, 0.002), power=0.5) + Denoising()
+
+
+@method("inductive moment matching", False)
+def _(_: Teacher) -> Term:
+    """IMM (Zhou et al. 2025)."""
+    return MomentMatching()

@@ -1,0 +1,77 @@
+"""Training on two processes against one, and in half precision against float32.
+
+    python -m studies.machines
+
+Speed: the U-Net on 8 x 8 digits, denoising, 320 images a step; the time between two lines of the log, and the processor
+time of the first process, beside the load of the machine. Precision: the ring, 1,000 steps, three seeds. Both go through the
+launcher. About four minutes on two cores; results are kept in studies/machines.json as they come.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+import ctm
+from ctm.metrics import flow_map_error
+from ctm.training.config import Config
+from ctm.training.launch import Launch
+from studies.harness import run
+
+RESULTS = Path(__file__).with_suffix(".json")
+DIGITS = {"data": "digits", "objective": "denoiser", "references": 0, "log_every": 10, "save_every": 1000}
+RING = {"objective": "teacher", "teacher": "exact", "log_every": 1000}
+
+
+def train(config: Config) -> None:
+    """One process of a run; processor seconds of the first are left beside its log."""
+    AcceleratorState._reset_state(True)  # of the process it was forked from
+    GradientState._reset_state()
+    torch.set_num_threads(1)
+    started = time.process_time()
+    with contextlib.redirect_stdout(None):
+        Launch(config).run()
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        (Path(config.folder) / "seconds").write_text(str(time.process_time() - started))
+
+
+def speed(processes: int, parts: int, repeat: int) -> dict[str, Any]:
+    """Images a second over the last 20 of 30 steps, processor seconds of 1 process a step, and the load before."""
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        config = Config(**DIGITS, steps=30, parts=parts, folder=folder)
+        accelerate.debug_launcher(train, (config,), processes) if processes > 1 else train(config)
+        lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+        seconds = float((Path(folder) / "seconds").read_text()) / 30
+    rates = [line["points_per_second"] for line in lines[1:]]
+    images = len(rates) / sum(1 / rate for rate in rates)
+    return {"images per second": round(images, 1), "processor seconds": round(seconds, 4), "load": round(load, 2)}
+
+
+def precision(precision: str, seed: int) -> dict[str, Any]:
+    """The error of one step after training in that precision, the model used in float32."""
+    with tempfile.TemporaryDirectory() as folder:
+        train(Config(**RING, steps=1000, precision=precision, seed=seed, folder=folder))
+        model = ctm.load(Path(folder) / "model.safetensors")
+    return {"error": round(flow_map_error(model, ctm.data.ring()), 5)}
+
+
+def jobs() -> Iterator[dict[str, Any]]:
+    yield from ({"precision": p, "seed": seed} for seed in range(3) for p in ("no", "bf16"))
+    yield from ({"processes": n, "parts": k, "repeat": r} for r in range(3) for n, k in ((1, 1), (1, 2), (2, 2)))
+
+
+def measure(**job: Any) -> dict[str, Any]:
+    return speed(**job) if "processes" in job else precision(**job)
+
+
+if __name__ == "__main__":
+    run(RESULTS, jobs(), measure)

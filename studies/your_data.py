@@ -1,0 +1,149 @@
+"""A model of a table, judged without the truth and with it; and how many rows a table must have.
+
+    python -m studies.your_data
+
+The table is that of studies/pumps.py. Nothing is told to the model but rows; it is what `CTM.for_data` makes and `ctm.train`
+trains without a teacher. Samples are judged in units of the training rows' spread.
+
+table: a file of 5,000 rows, half of them to train, half held out, 8,000 steps (at most three processor minutes). ``halves``
+is what the owner of the file can measure, ``ratio`` the same from new rows that only the study has. ``same_rows`` is the
+like ratio of the training rows, ``own`` figures those of the training half in place of samples.
+rows: 100 to 5,000 rows, 2,000 steps; 500 rows also for 500 and 6,000 steps. How near are samples to training rows?
+
+Three seeds: of the rows, the weights and the training. One thread, about 20 minutes; rows are kept in
+studies/your_data.json as they come.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ctm
+from ctm.likelihood import log_likelihood
+from ctm.metrics import precision_recall, ratio_to_floor
+from ctm.two_samples import classifier_test, copy_test, energy_test, nearest, ratio_to_halves
+from studies import pumps
+from studies.harness import run
+
+RESULTS = Path(__file__).with_suffix(".json")
+SEEDS = (0, 1, 2)
+ROWS = 5_000
+TABLE = 8_000  # steps, for a minute and a half to three on one processor
+SIZES = (100, 500, 2_000, 5_000)
+STEPS = 2_000
+CALLS = (1, 2, 4)
+
+
+class Fresh:
+    """New rows as a table standardises them."""
+
+    def __init__(self, data: ctm.data.Points) -> None:
+        self.data = data
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        return self.data.standardise(pumps.table(n, seed)[0])
+
+
+def trained(data: ctm.data.Points, steps: int, seed: int) -> tuple[ctm.CTM, float]:
+    """The model of the README's six lines, and its processor seconds."""
+    started = time.process_time()
+    model = ctm.CTM.for_data(data, seed=seed)
+    ctm.train(model, data, steps=steps, seed=seed)
+    return model, time.process_time() - started
+
+
+def nats(model: ctm.CTM, data: ctm.data.Points, rows: Tensor) -> float:
+    """The mean log density of rows in their own units: that of the standardised ones, less the logarithm of each scale."""
+    found = log_likelihood(model, data.standardise(rows), steps=16).double() - data.scale.log().sum()
+    return float(found.mean())
+
+
+def sampler(model: ctm.CTM, data: ctm.data.Points, calls: int) -> Callable[[int, torch.Generator], Tensor]:
+    """Standardised samples by a number and a generator."""
+
+    def draw(n: int, rng: torch.Generator) -> Tensor:
+        seed = int(torch.randint(2**31, (), generator=rng))
+        return data.standardise(ctm.sample(model, n, steps=calls, seed=seed))
+
+    return draw
+
+
+def judged(model: ctm.CTM, data: ctm.data.Points, rows: Tensor, held_rows: Tensor, seed: int) -> dict[str, Any]:
+    """The figures of every model, of one-step samples."""
+    train, held = data.standardise(rows), data.standardise(held_rows)
+    ratio = ratio_to_floor(sampler(model, data, 1), Fresh(data), n=len(held), draws=8, seed=200 + seed)
+    samples = data.standardise(ctm.sample(model, len(held), seed=seed))
+    precision, recall = precision_recall(held, samples)
+    few = slice(500)
+    return {
+        "ratio_1": round(ratio.mean, 3),
+        "precision": round(precision, 4),
+        "recall": round(recall, 4),
+        "near": round(float(nearest(samples, train).median() / nearest(held, train).median()), 3),
+        "copied": round(copy_test(samples, train, held).value, 3),
+        "nats_train": round(nats(model, data, rows[few]), 3),
+        "nats_held": round(nats(model, data, held_rows[few]), 3),
+        "truth_train": round(float(pumps.log_density(rows[few]).mean()), 3),
+        "truth_held": round(float(pumps.log_density(held_rows[few]).mean()), 3),
+    }
+
+
+def tested(real: Tensor, fake: Tensor) -> dict[str, float]:
+    """The p-values of two tests, and how often the second one's classifier is right."""
+    trees = classifier_test(real, fake)
+    return {
+        "energy_p": energy_test(real, fake).p,
+        "classifier": round(trees.value, 4),
+        "classifier_p": float(f"{trees.p:.3g}"),
+    }
+
+
+def measure_table(steps: int, seed: int, **_: Any) -> dict[str, Any]:
+    rows, _ = pumps.table(ROWS, seed)
+    train_rows, held_rows = rows.split(ROWS // 2)
+    data = ctm.data.Points(train_rows.numpy())
+    model, seconds = trained(data, steps, seed)
+    train, held = data.standardise(train_rows), data.standardise(held_rows)
+    figures = judged(model, data, train_rows, held_rows, seed) | {"seconds": round(seconds, 1)}
+    for calls in CALLS:
+        draw = sampler(model, data, calls)
+        ratio = ratio_to_floor(draw, Fresh(data), n=len(held), draws=8, seed=200 + seed)
+        halves = ratio_to_halves(draw, held, seed=300 + seed)
+        figures[f"ratio_{calls}"] = round(ratio.mean, 3)
+        figures[f"halves_{calls}"] = [round(value, 3) for value in (halves.mean, halves.low, halves.high)]
+    figures |= tested(held, data.standardise(ctm.sample(model, len(held), seed=seed)))
+    figures |= {f"own_{name}": value for name, value in tested(held, train).items()}
+    precision, recall = precision_recall(held, train)
+    same = ratio_to_floor(lambda n, rng: train[:n], Fresh(data), n=len(held), draws=8, seed=200 + seed)
+    return figures | {
+        "own_precision": round(precision, 4),
+        "own_recall": round(recall, 4),
+        "same_rows": round(same.mean, 3),
+        "red": ctm.doctor(model, data).red,
+    }
+
+
+def measure_rows(rows: int, steps: int, seed: int, **_: Any) -> dict[str, Any]:
+    seen, held = pumps.table(rows, seed)[0], pumps.table(ROWS // 2, 1000 + seed)[0]
+    data = ctm.data.Points(seen.numpy())
+    model, seconds = trained(data, steps, seed)
+    return judged(model, data, seen, held, seed) | {"seconds": round(seconds, 1)}
+
+
+def main() -> None:
+    cells = [(rows, STEPS) for rows in SIZES] + [(500, 500), (500, 6_000)]
+    for seed in SEEDS:
+        run(RESULTS, [{"part": "table", "steps": TABLE, "seed": seed}], measure_table)
+        jobs = [{"part": "rows", "rows": rows, "steps": steps, "seed": seed} for rows, steps in cells]
+        run(RESULTS, jobs, measure_rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The notebooks as stored, and the promises between the parts of the project."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+import ctm
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_every_cell_was_run_in_order_and_wrote_no_error(notebook):
+    nbformat.validate(notebook)
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        for output in cell.outputs:
+            assert output.output_type not in ("error", "execute_result")  # an object shown by its address is no output
+            assert output.get("name") != "stderr"
+            assert "/site-packages/" not in str(output)
+
+
+def test_the_metadata_are_clean(notebook):
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= {"tags", "mystnb"}
+
+
+def test_every_figure_has_alt_text_a_caption_and_a_mention(notebook):
+    for cell in code_cells(notebook):
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            options = cell.metadata["mystnb"]
+            assert len(options["image"]["alt"]) > 40
+            assert len(options["figure"]["caption"]) > 40
+            assert re.search(r"set_ylabel|ylabel=|scatter\(|three_panels\(", cell.source)
+
+
+def test_claims_are_asserted(notebook):
+    asserts = sum(cell.source.count("assert ") for cell in code_cells(notebook))
+    assert asserts >= 1
+    for cell in code_cells(notebook):
+        measured = any(re.search("≈|: ~ ", output.get("text", "")) for output in cell.outputs)
+        assert not measured or "assert" in cell.source, "a measured figure without an assert beside it"
+
+
+def test_exercises_have_solutions(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells)
+    labels = re.findall(r"^:label: (ex-[\w-]+)", text, flags=re.M)
+    assert sorted(labels) == sorted(re.findall(r"\{solution-start\} (ex-[\w-]+)", text))
+    assert text.count("{solution-start}") == text.count("{solution-end}") == text.count(":class: dropdown")
+
+
+def chapters():
+    """The notebooks of Parts I and II, in the order of the contents."""
+    numbered = (
+        (ROOT / "_toc.yml").read_text(encoding="utf-8").partition("caption: Part I.")[2].partition("caption: Reference")[0]
+    )
+    return [ROOT / f"{name}.ipynb" for name in re.findall(r"file: (book/\w+)", numbered)]
+
+
+@pytest.mark.parametrize("path", chapters(), ids=lambda path: path.stem)
+def test_a_chapter_has_all_its_parts(path):
+    notebook = nbformat.read(path, as_version=4)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for part in ("**You will be able to**", "**You need**", "**It runs**", "## The question", "**Predict first.**"):
+        assert part in prose, part
+    for part in ("## What goes wrong", "## Exercises", "## Summary", "**Further reading.**", "{literalinclude} ../ctm/"):
+        assert part in prose, part
+    for kind in ("**Compute.**", "**Change the code.**", "**Explain.**"):
+        assert kind in prose, kind
+    assert len(re.findall(r"^\$\$ \(eq-", prose, flags=re.M)) >= 3
+    assert sum("assert " in cell.source for cell in code_cells(notebook)) >= 6
+    assert sum("image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs) >= 3
+
+
+def test_the_first_use_of_every_term_links_to_the_glossary():
+    check = subprocess.run([sys.executable, ROOT / "tools/link_terms.py"], capture_output=True, text=True, check=False)
+    assert check.returncode == 0, check.stdout + check.stderr
+
+
+def test_every_public_name_says_what_it_is():
+    for path in (ROOT / "ctm").rglob("*.py"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert lines[0].startswith(('"""', 'r"""')), path.name
+        for i, line in enumerate(lines):
+            if re.match(r"(class|def) [A-Za-z]", line) and not line.split()[1].startswith("_"):
+                end = next(j for j in range(i, len(lines)) if lines[j].rstrip().endswith((":", "...")))
+                assert '"""' in lines[end + 1] or lines[end].endswith("..."), f"{path.name}: {line}"
+    assert len(ctm.__all__) == len(set(ctm.__all__))
+
+
+def test_the_readme_quotes_the_study():
+    results = json.loads((ROOT / "studies/first_light.json").read_text(encoding="utf-8"))
+    errors = {}
+    for result in results:
+        if "error" in result:
+            errors.setdefault(tuple(result["run"][:3]), []).append(result["error"])
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for (world, teacher, budget), values in errors.items():
+        row = re.search(rf"\| {world} \| {teacher} \| {budget} s? ?\|[^\n]*", readme)
+        assert row, (world, teacher, budget)
+        assert f"{sorted(values)[len(values) // 2]:.4f}" in row.group(0)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed: the live figure's formulas stay unchecked")
+def test_the_live_figures_formulas_are_the_packages():
+    script = (
+        f"const m = require({str(ROOT / 'book/_static/live-ode.js')!r}); const out = [];"
+        "for (const t of [0.05, 0.5, 2, 6]) for (const x of [-5, -1.2, 0.1, 0.6, 3])"
+        "out.push([t, x, m.denoiser(x, t), m.score(x, t), m.flow(x, t, 0)]); console.log(JSON.stringify(out))"
+    )
+    rows = json.loads(subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True).stdout)
+    world = ctm.data.two_gaussians()
+    for t, x, guess, score, end in rows:
+        point = torch.tensor([[x]], dtype=torch.float64)
+        assert guess == pytest.approx(world.denoiser(point, t).item(), abs=1e-9)
+        assert score == pytest.approx(world.score(point, t).item(), abs=1e-9)
+        assert end == pytest.approx(world.G(point, t, 0.0).item(), abs=1e-4)

@@ -1,0 +1,146 @@
+"""How a reader finds the way: badges, reasons to read on, index of equations, quizzes, reference; and publishing."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from reader import HTML, ROOT
+
+import ctm
+from tools.publish import COLAB, publish
+
+CONTENTS = re.findall(r"(?:file|root): book/(\w+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
+NUMBERED = re.search(r"Part I\..*(?=caption: Reference)", (ROOT / "_toc.yml").read_text(encoding="utf-8"), flags=re.S)[0]
+CHAPTERS = ["five_minutes", *re.findall(r"file: book/(\w+)", NUMBERED)]
+
+
+def html(name):
+    return (HTML / f"book/{name}.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_says_how_long_it_takes_and_how_hard_it_is(name):
+    (badges,) = re.findall(r'<ul class="badges".*?</ul>', html(name), flags=re.S)
+    read, run, level = re.findall(r"<li>(.*?)</li>", badges)
+    assert re.fullmatch(r"\d+ min to read", read)
+    assert run.startswith("runs in about ")
+    assert run.removeprefix("runs in ") in html(name).partition(badges)[2]
+    assert level in ("first steps", "core", "in depth")
+
+
+@pytest.mark.parametrize("place", range(1, len(CONTENTS)))
+def test_each_page_says_why_to_go_on_to_the_next(place):
+    before, after = CONTENTS[place - 1 : place + 1]
+    link = re.search(r'<a class="right-next" href="(.*?)".*?prev-next-why">(.*?)</p>', html(before), flags=re.S)
+    assert link[1] == f"{'book/' * (before == 'index')}{after}.html"
+    assert len(link[2]) > 15
+    back = re.search(r'<a class="left-prev" href="(.*?)".*?prev-next-why">(.*?)</p>', html(after), flags=re.S)
+    assert back[1] == f"{before}.html"
+    assert len(back[2]) > 15
+
+
+def test_the_index_holds_every_numbered_equation_once():
+    listed = re.findall(r'href="(\w+\.html#equation-[\w-]+)"', html("equations"))
+    there = [f"{name}.html#{label}" for name in CONTENTS for label in re.findall(r'id="(equation-[\w-]+)"', html(name))]
+    assert len(there) > 80
+    assert listed == there  # in the order of the book, too
+    assert len(re.findall(r'class="math notranslate nohighlight">\s*\\\[', html("equations"))) == len(there)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_quiz_has_three_questions_with_one_right_answer_each(name):
+    _, *questions = re.split(r"^\*\*\d\.\*\*", (ROOT / f"book/quiz/{name}.md").read_text(encoding="utf-8"), flags=re.M)
+    assert len(questions) == 3
+    for question in questions:
+        answers = re.findall(r"^```\{dropdown\} .+\n\*\*(Right|No)\.\*\* .{20,}", question, flags=re.M)
+        assert sorted(answers) == ["No", "No", "Right"]
+    quiz = html(name).partition('id="check-yourself"')[2].partition("</section>")[0]
+    assert quiz.count("<details") == 9
+    assert 'id="summary"' not in quiz
+
+
+def test_right_answers_stand_in_different_places():
+    places = []
+    for path in (ROOT / "book/quiz").glob("*.md"):
+        places += [
+            part[: part.index("Right")].count("**No.**")
+            for part in re.split(r"^\*\*\d\.\*\*", path.read_text(encoding="utf-8"), flags=re.M)[1:]
+        ]
+    assert max(map(places.count, range(3))) < len(places) / 2
+
+
+def test_the_reference_holds_every_public_name():
+    page, names = html("package"), []
+    for path in (ROOT / "ctm").glob("*.py"):
+        if not path.stem.startswith("_"):
+            found = re.findall(r"^(?:def|class) ([A-Za-z]\w*)", path.read_text(encoding="utf-8"), flags=re.M)
+            names += [f"ctm.{path.stem}.{name}" for name in found]
+    assert len(names) > 80
+    assert [name for name in names if f'id="{name}"' not in page] == []
+    for name in ctm.__all__:
+        assert re.search(rf'id="(ctm\.\w+\.{name}|module-ctm\.{name})"', page), name
+
+
+def test_three_paths_lead_through_the_book():
+    titles = re.findall(r"<h2>(.*?)<a", html("ways_to_read"))
+    assert titles[:3] == ["An hour", "An afternoon", "Everything"]
+
+
+def test_the_bibliography_says_how_to_cite_the_book():
+    assert "cff-version" in re.sub(r"<[^>]+>", "", html("bibliography"))
+
+
+def test_without_an_address_nothing_points_to_one():
+    page = html("solvers")
+    assert not re.search("mybinder|colab|og:url", page)
+    assert not (HTML / "sitemap.xml").exists()
+    assert "_sources/book/solvers.ipynb" in page
+    assert (HTML / "_sources/book/solvers.ipynb").exists()
+
+
+def test_with_an_address_a_page_can_be_launched_and_shared(tmp_path):
+    """A book of two pages, published under an example's name."""
+    for folder in ("book", "ctm", "studies"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "_config.yml", tmp_path)
+    (tmp_path / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/ways_to_read\nchapters:\n  - file: book/solvers\n", encoding="utf-8"
+    )
+    publish(tmp_path, "https://github.com/example/ctm", "https://example.org/ctm")
+    publish(tmp_path, "https://github.com/example/ctm", "https://example.org/ctm")  # twice is once
+    notebook = nbformat.read(tmp_path / "book/solvers.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert len([cell for cell in code if "google.colab" in cell.source]) == 1
+
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", ".", "-q"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    out = tmp_path / "_build/html"
+    page = (out / "book/solvers.html").read_text(encoding="utf-8")
+    assert "https://mybinder.org/v2/gh/example/ctm/main?urlpath=lab/tree/book/solvers.ipynb" in page
+    assert "https://colab.research.google.com/github/example/ctm/blob/main/book/solvers.ipynb" in page
+    assert 'href="ways_to_read.html#run-it-yourself"' in page
+    assert "google.colab" not in page  # the cell is in the notebook alone
+    assert 'property="og:url" content="https://example.org/ctm/book/solvers.html"' in page
+    assert (out / "_static/card.png").stat().st_size > 10_000
+    assert "<loc>https://example.org/ctm/book/solvers.html</loc>" in (out / "sitemap.xml").read_text(encoding="utf-8")
+
+
+def test_the_cell_for_colab_does_nothing_elsewhere_and_fetches_the_book_there(monkeypatch, tmp_path):
+    ran, cell = [], COLAB.format(repository="https://github.com/example/ctm")
+    monkeypatch.setattr("subprocess.run", lambda command, **_: ran.append(command))
+    monkeypatch.setattr("os.chdir", lambda folder: ran.append(folder))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    exec(cell, {})
+    assert ran == []
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    exec(cell, {})
+    clone, install, folder = ran
+    assert clone[:2] == ["git", "clone"]
+    assert "https://github.com/example/ctm" in clone
+    assert install[1:4] == ["-m", "pip", "install"]
+    assert folder == "/content/book/book"
