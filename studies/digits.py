@@ -121,7 +121,9 @@ class Judge:
     def __init__(self, train: Points, test: Points) -> None:
         self.classifier = Classifier.trained(train, seed=SEED)
         self.train, self.test = (self.classifier.features(half.rows) for half in (train, test))
-        self.floor = {n: frechet_distance(self.train[:n], self.test) for n in (500, 1000, len(self.train)) if n <= len(self.train)}
+        self.floor = {
+            n: frechet_distance(self.train[:n], self.test) for n in (500, 1000, len(self.train)) if n <= len(self.train)
+        }
         self.accuracy = self.classifier.accuracy(test.rows, test.labels)
 
     def real(self) -> dict[str, float]:
@@ -189,7 +191,13 @@ def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judg
     solver = name == "teacher"
 
     def look(average: ctm.CTM, step: int, seconds: float) -> None:
-        note(size=size, stage=name, step=step, seconds=round(seconds), **judge(draw(average, labels, HEUN if solver else 1, solver=solver), labels))
+        note(
+            size=size,
+            stage=name,
+            step=step,
+            seconds=round(seconds),
+            **judge(draw(average, labels, HEUN if solver else 1, solver=solver), labels),
+        )
 
     watched = Watched(term, steps // 4, look)
     STATES.mkdir(exist_ok=True)

@@ -49,6 +49,7 @@ def test_precision_and_recall_by_plain_loops():
             if math.dist(point, centre) <= others[k]:  # others[0] is the point itself
                 return True
         return False
+
     a, b = real.tolist(), fake.tolist()
     expected = sum(inside(p, a) for p in b) / 30, sum(inside(p, b) for p in a) / 40
     assert 0.1 < min(expected) <= max(expected) < 0.95

@@ -334,7 +334,7 @@ WRONG = {
     "flat": (lambda: UNet((64,)), r"shape must be \(height, width\)"),
     "four axes": (lambda: Transformer((1, 1, 8, 8)), r"shape must be \(height, width\)"),
     "side of patches": (lambda: UNet((8, 10), patch=2), r"divisible by 4, got \(8, 10\)"),
-    "patch": (lambda: UNet((8, 8), patch=0), "patch must lie in"),
+    "no patch": (lambda: UNet((8, 8), patch=0), "patch must lie in"),
     "no side": (lambda: UNet((0, 8)), "shape must lie in"),
     "heads": (lambda: Transformer((8, 8), width=10), "width must be divisible by heads = 4, got 10"),
     "levels": (lambda: UNet((8, 8), levels=0), "levels must lie in"),
