@@ -1,5 +1,6 @@
 """How a reader finds the way: badges, reasons to read on, index of equations, quizzes, reference; and publishing."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -102,7 +103,10 @@ def test_without_an_address_nothing_points_to_one():
 
 
 def test_with_an_address_a_page_can_be_launched_and_shared(tmp_path):
-    """A book of two pages, published under an example's name."""
+    """A book of two pages, published under an example's name, where the path has spaces and other letters and the machine
+    reads files as ASCII unless it is told otherwise."""
+    tmp_path = tmp_path / "a book – ∂x"
+    tmp_path.mkdir()
     for folder in ("book", "ctm", "studies"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "_config.yml", tmp_path)
@@ -117,7 +121,9 @@ def test_with_an_address_a_page_can_be_launched_and_shared(tmp_path):
     assert len([cell for cell in code if "google.colab" in cell.source]) == 1
 
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", ".", "-q"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
+    plain |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=plain, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     out = tmp_path / "_build/html"
     page = (out / "book/solvers.html").read_text(encoding="utf-8")
