@@ -26,14 +26,14 @@ def begin(root: Path, name: str, title: str, after: str) -> None:
         raise ValueError(f"NAME must be a new name in small letters, digits and _, got {name!r}")
     changed = {}
     for path, line, new in (
-        (root / "_toc.yml", rf"^ *- file: book/{after}\n", f"      - file: book/{name}\n"),
+        (root / "_toc.yml", rf"^ *- file: book/{after}\n", None),
         (root / "book/chapters.yml", rf"^{after}: .*\n", f'{name}: {{level: in depth, why: "A line on why to read it."}}\n'),
     ):
         text = path.read_text(encoding="utf-8")
         found = re.search(line, text, flags=re.M)
         if not found:
             raise ValueError(f"--after must be a page of {path.name}, got {after!r}")
-        changed[path] = text[: found.end()] + new + text[found.end() :]
+        changed[path] = text[: found.end()] + (new or found[0].replace(after, name)) + text[found.end() :]
     template = (root / "book/template.ipynb").read_text(encoding="utf-8")
     for path, text in changed.items():
         path.write_text(text, encoding="utf-8")
