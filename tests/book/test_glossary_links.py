@@ -29,8 +29,8 @@ EMA
 CHAPTER = r"""# The denoiser and its velocity
 
 A `denoiser` in code, a *flow map* with stress, and $velocity$ in a formula. Two denoisers, another denoiser. The
-co-trajectory is another word; here are *trajectories*. An exponential moving average. The {term}`velocity` is linked by its author, one more
-velocity is not.
+co-trajectory is another word; here are *trajectories*. An exponential moving average. The {term}`velocity` is linked by
+its author, one more velocity is not.
 
 | trajectory | in a table |
 |---|---|
