@@ -23,6 +23,9 @@
   addEventListener("load", reach);
   addEventListener("resize", reach);
 
+  // On paper all solutions and answers are open.
+  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((box) => (box.open = true)));
+
   // A full stop or comma stays on the line of the formula before it.
   function keepTogether(formula) {
     const after = formula.nextSibling, marks = after?.nodeType === Node.TEXT_NODE && after.data.match(/^[.,;:?!)]+/);

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from page_share import share
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "_build/html/book").glob("*.html"))
@@ -74,6 +75,14 @@ def test_links_inside_the_book_arrive(page):
         assert file.exists(), f"{path.name} links to {link}"
         if anchor and file.suffix == ".html" and anchor != "":
             assert anchor in parsed(file).ids, f"{path.name} links to {link}"
+
+
+def test_code_and_output_leave_room_for_the_argument(page):
+    """The aim is 30%; the short chapter that trains a model at once shows most."""
+    path, _ = page
+    part, lines = share(path)
+    assert part <= 0.4 or not lines
+    assert max(lines, default=0) <= 24
 
 
 def test_no_traceback_warning_or_machine_path_is_shown(page):
