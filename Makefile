@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-deps --require-hashes --onl
 HTML := _build/html/book
 NB ?= $(wildcard book/*.ipynb)
 WORKERS ?= 2
-STUDIES ?= joint scaling first_light parametrisations loss training samplers factors teachers sixteen adversarial likelihood control pitfalls
+STUDIES ?= joint scaling first_light parametrisations loss training samplers factors teachers sixteen adversarial likelihood control pitfalls official machines
 # One thread for each worker: two notebooks then share two cores, and results do not depend on their number.
 export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
