@@ -1,4 +1,4 @@
-"""How good are images? Distances between sets of features, and a small classifier whose
+"""How good are images? A distance between sets of features, and a small classifier whose
 features they are."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, silu
 
-from ctm._checks import check_number, check_points, seeded
+from ctm._checks import check_points, seeded
 from ctm.data import Points
 from ctm.networks.base import draw_weights
 from ctm.noise import randint
@@ -20,13 +20,16 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     .. math:: |\mu_x - \mu_y|^2
         + \mathrm{tr}\bigl(\Sigma_x + \Sigma_y - 2\,(\Sigma_x \Sigma_y)^{1/2}\bigr) .
 
-    Small sets look farther apart than they are: compare it only between sets of one size,
-    or with that of true sets (:func:`frechet_ratio`).
+    Small sets look farther apart than they are: compare it between sets of one size, or
+    with that of true sets.
 
     Args:
         x, y: features ``(n, d)`` and ``(m, d)``, n and m at least 2.
     """
-    a, b = _features(x, y)
+    if check_points(x, "x").ndim != 2:
+        raise ValueError(f"x must have shape (n, d), got {tuple(x.shape)}")
+    check_points(y, "y", tuple(x.shape[1:]))
+    a, b = (part.detach().to("cpu", torch.float64) for part in (x, y))
     if min(len(a), len(b)) < 2:
         raise ValueError(f"x and y must have two rows or more, got {len(a)} and {len(b)}")
     first, second = a.T.cov().reshape(a.shape[1], -1), b.T.cov().reshape(a.shape[1], -1)
@@ -36,42 +39,6 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     shared = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0).sqrt().sum()
     apart = (a.mean(0) - b.mean(0)).square().sum()
     return float((apart + first.trace() + second.trace() - 2 * shared).clamp_min(0))
-
-
-def frechet_ratio(samples: Tensor, train: Tensor, test: Tensor) -> float:
-    r""":func:`frechet_distance` of samples to the test set, over that of the training set:
-    1 is as near to data never seen as the training data are. All are features; give as many
-    samples as there are training points."""
-    return frechet_distance(samples, test) / frechet_distance(train, test)
-
-
-def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
-    r"""Precision and recall of Kynkaanniemi et al. (2019), of features.
-
-    A set's manifold is the union of the balls about its points that reach to the ``k``-th
-    nearest other point of the set. Precision is the share of ``fake`` in the manifold of
-    ``real``: what is drawn looks real. Recall is the share of ``real`` in the manifold of
-    ``fake``: what is real is drawn.
-
-    Args:
-        real, fake: features ``(n, d)`` and ``(m, d)``, more than ``k`` rows each.
-        k: which neighbour.
-    """
-    a, b = _features(real, fake)
-    k = check_number(k, "k", 1, min(len(a), len(b)) - 1, integer=True)
-    between = torch.cdist(a, b)
-    radius_a, radius_b = (torch.cdist(z, z).kthvalue(k + 1, 1).values for z in (a, b))
-    precision = (between <= radius_a[:, None]).any(0).double().mean()
-    recall = (between <= radius_b).any(1).double().mean()
-    return float(precision), float(recall)
-
-
-def _features(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    if check_points(x, "x").ndim != 2:
-        raise ValueError(f"x must have shape (n, d), got {tuple(x.shape)}")
-    check_points(y, "y", tuple(x.shape[1:]))
-    a, b = (part.detach().to("cpu", torch.float64) for part in (x, y))
-    return a, b
 
 
 class Classifier(nn.Module):

@@ -232,12 +232,12 @@ class CTM(nn.Module, FlowMap):
 
 
 def student_of(teacher: CTM) -> CTM:
-    r"""A student that starts as its teacher: a copy with :math:`g_\theta(x, t, s) = D(x, t)`,
-    the teacher's denoiser, for every s.
+    r"""A student that starts as its teacher: a copy whose :math:`g_\theta(x, t, s)` is the
+    teacher's :math:`D(x, t)` for every s.
 
-    Its one step is then an Euler step of the teacher's, and what it has to learn is how far
-    the trajectory bends. (Kim et al. 2024 start from the teacher's weights too.) The network
-    sees ``s`` by weights that are set to 0, and train from there.
+    Its jumps are then Euler steps of the teacher, and what it has to learn is how the
+    trajectories bend (Kim et al. 2024 start from the teacher's weights too). The weights by
+    which the network sees ``s`` are set to 0, and are learned from there.
 
     Raises:
         TypeError: the teacher is no CTM, or its network has no ``forget_s``, as

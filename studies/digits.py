@@ -2,9 +2,9 @@
 
     python -m studies.digits [8] [28]
 
-One thread; about six processor minutes for 8 x 8 and an hour for 28 x 28. Training goes on from its own files (in _build) when
-it is started again. Figures over the time of training, and at its end, are kept in studies/digits.json; the models go to
-book/checkpoints, each with its card.
+One thread, some minutes each; PLANS says how many steps. Training goes on from its own files in _build when it is started
+again, and more steps prolong it. Figures over the time of training, and at its end, are kept in studies/digits.json; the models
+go to book/checkpoints, each with its card.
 """
 
 import contextlib
@@ -22,9 +22,10 @@ from torch import Tensor
 import ctm
 from ctm import images
 from ctm.data import Points
-from ctm.fidelity import Classifier, frechet_distance, precision_recall
+from ctm.fidelity import Classifier, frechet_distance
 from ctm.losses import Draw, Models, Objective
 from ctm.losses.objective import Term
+from ctm.metrics import precision_recall
 from ctm.models import student_of
 from ctm.noise import karras_times
 from ctm.samplers import gamma_sampling, heun
@@ -50,30 +51,33 @@ class Plan:
     strengths: tuple[float, float]  # of guidance
     half: bool  # compute in bfloat16 while training
     curve: int  # images drawn at each point of the training curve
+    drawn: int  # and for the figures at the end
 
 
 PLANS = {
     8: Plan(
         data=images.digits_8x8,
         train=898,
-        network={"width": 24},
-        teacher={"steps": 3000, "batch": 64, "lr": 4e-3},
-        student={"steps": 3000, "batch": 64, "lr": 2e-3},
+        network={"width": 28},
+        teacher={"steps": 1800, "batch": 64, "lr": 4e-3},
+        student={"steps": 1500, "batch": 64, "lr": 2e-3},
         consistency={"pool": 1024, "levels": 16, "reuse": 64},
         strengths=(1.0, 3.0),
         half=False,
         curve=898,
+        drawn=898,
     ),
     28: Plan(
         data=images.digits_28x28,
         train=4000,
         network={"width": 32, "patch": 2},
-        teacher={"steps": 5000, "batch": 64, "lr": 4e-3},
-        student={"steps": 4000, "batch": 64, "lr": 2e-3},
+        teacher={"steps": 2400, "batch": 64, "lr": 4e-3},
+        student={"steps": 1500, "batch": 64, "lr": 2e-3},
         consistency={"pool": 1024, "levels": 16, "reuse": 64},
         strengths=(1.0, 2.0),
         half=True,
         curve=500,
+        drawn=1000,
     ),
 }
 
@@ -118,7 +122,9 @@ class Judge:
     def __init__(self, train: Points, test: Points) -> None:
         self.classifier = Classifier.trained(train, seed=SEED)
         self.train, self.test = (self.classifier.features(half.rows) for half in (train, test))
-        self.floor = {n: frechet_distance(self.train[:n], self.test) for n in (500, 1000, len(self.train)) if n <= len(self.train)}
+        self.floor = {
+            n: frechet_distance(self.train[:n], self.test) for n in (500, 1000, len(self.train)) if n <= len(self.train)
+        }
         self.accuracy = self.classifier.accuracy(test.rows, test.labels)
 
     def real(self) -> dict[str, float]:
@@ -186,9 +192,15 @@ def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judg
     solver = name == "teacher"
 
     def look(average: ctm.CTM, step: int, seconds: float) -> None:
-        note(size=size, stage=name, step=step, seconds=round(seconds), **judge(draw(average, labels, HEUN if solver else 1, solver=solver), labels))
+        note(
+            size=size,
+            stage=name,
+            step=step,
+            seconds=round(seconds),
+            **judge(draw(average, labels, HEUN if solver else 1, solver=solver), labels),
+        )
 
-    watched = Watched(term, steps // 6, look)
+    watched = Watched(term, steps // 4, look)
     STATES.mkdir(exist_ok=True)
     half = torch.autocast("cpu", torch.bfloat16) if plan.half else contextlib.nullcontext()
     with half:
@@ -214,21 +226,22 @@ def make(size: int) -> None:
     teacher = new_model(size, train)
     data = ctm.Guided(train, plan.strengths, drop=0.1)
     spent = stage(size, "teacher", teacher, data, ctm.Denoising(), judge)
-    write(size, "teacher", teacher, plan.teacher["steps"], spent, measure(size, "teacher", teacher, judge, len(train)))
+    write(size, "teacher", teacher, plan.teacher["steps"], spent, measure(size, "teacher", teacher, judge))
     teacher = teacher.requires_grad_(False)
     student = student_of(teacher)
     term = ctm.Consistency(ctm.GuidedModel(teacher), **plan.consistency)
     spent = stage(size, "student", student, data, term, judge)
-    write(size, "student", student, plan.student["steps"], spent, measure(size, "student", student, judge, len(train)))
+    write(size, "student", student, plan.student["steps"], spent, measure(size, "student", student, judge))
 
 
-def measure(size: int, name: str, model: ctm.CTM, judge: Judge, n: int) -> dict[str, Any]:
-    """Figures of as many samples as there are training images, with the processor seconds an image; the first, for the card."""
+def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any]:
+    """Figures at the end, with the milliseconds of processor an image; the first, for the card."""
+    labels = labels_for(PLANS[size].drawn)
     ways = [(HEUN, True, 1.0)] if name == "teacher" else [(k, False, 1.0) for k in (1, 2, 4)]
-    ways.append((*ways[0][:2], PLANS[size].strengths[1]))
+    if name == "student":
+        ways.append((1, False, PLANS[size].strengths[1]))
     rows = []
     for steps, solver, w in ways:
-        labels = labels_for(n if w == 1 else min(n, 1000))
         started = time.process_time()
         x = draw(model, labels, steps, solver=solver, w=w)
         seconds = time.process_time() - started

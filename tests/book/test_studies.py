@@ -9,11 +9,25 @@ from helpers import exact_ctm
 
 import ctm
 from ctm.losses import Draw, Models
-from studies import Rows, control, joint, load, pitfalls, regimes, scaling, sixteen, teachers
+from studies import Rows, control, digits, joint, load, pitfalls, regimes, scaling, sixteen, teachers
 
 STUDIES = Path(__file__).parents[2] / "studies"
 RESULTS = sorted(STUDIES.glob("*.json"))
-SETTINGS = {"setting", "variant", "regime", "outer", "inner", "steps", "part", "strengths", "w", "drop", "way", "calls", "rows"}
+SETTINGS = {
+    "setting",
+    "variant",
+    "regime",
+    "outer",
+    "inner",
+    "steps",
+    "part",
+    "strengths",
+    "w",
+    "drop",
+    "way",
+    "calls",
+    "rows",
+}
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -125,3 +139,47 @@ def test_a_fault_is_seen_in_its_program(variant):
     case = pitfalls.examine(pitfalls.FAULTS[variant], steps=2)
     found = {cause for questions in pitfalls.TREE.values() for question, cause in questions if question in case.yes}
     assert variant in found
+
+
+def test_a_watched_term_is_the_term_and_is_seen_as_often_as_said(tmp_path):
+    world, seen = ctm.data.two_gaussians(), []
+
+    def trained(term, **options):
+        model = regimes.model(world, 0, width=16, layers=2)
+        ctm.train(model, world, term, 9, 1, batch=16, **options)
+        return torch.cat([weights.flatten() for weights in model.parameters()])
+
+    plain = trained(ctm.Consistency(world, pool=64, levels=4, reuse=1))
+
+    def watched(stop=None):
+        def look(model, step, seconds):
+            seen.append((step, seconds))
+            if step == stop:
+                raise KeyboardInterrupt
+
+        return digits.Watched(ctm.Consistency(world, pool=64, levels=4, reuse=1), 3, look)
+
+    assert torch.equal(trained(watched()), plain)
+    assert [step for step, _ in seen] == [3, 6]
+    with pytest.raises(KeyboardInterrupt):
+        trained(watched(stop=6), checkpoint=tmp_path / "run.safetensors")
+    seen.clear()
+    assert torch.equal(trained(watched(), checkpoint=tmp_path / "run.safetensors"), plain)
+    assert [step for step, _ in seen] == [6]
+    assert seen[0][1] > 0  # the seconds before the interruption count
+
+
+def test_samples_of_a_study_are_one_for_each_label():
+    train, _ = digits.halves(8)
+    model = digits.new_model(8, train)
+    labels = digits.labels_for(300)
+    assert labels.bincount().tolist() == [30] * 10
+    jumps = digits.draw(model, labels[:260], 2)
+    again = digits.draw(model, labels[:250], 2)
+    assert jumps.shape == (260, 8, 8)
+    assert torch.equal(jumps[:250], again)
+    x = ctm.samplers.noise(model, 260, generator=torch.Generator().manual_seed(1))
+    times = ctm.noise.karras_times(3, model)
+    solved = digits.draw(model, labels[:260], 3, solver=True, w=2.0)
+    guided = ctm.GuidedModel(model).given(labels[250:260], 2.0)
+    assert torch.allclose(solved[250:], ctm.samplers.heun(guided, x[250:], times), atol=1e-5)

@@ -1,14 +1,12 @@
 """Distances between sets of features, against scipy, closed forms and plain loops."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from scipy import linalg
 
 from ctm.data import Points
-from ctm.fidelity import Classifier, frechet_distance, frechet_ratio, precision_recall, shifted
+from ctm.fidelity import Classifier, frechet_distance, shifted
 
 
 def features(n, d, seed, scale=1.0, move=0.0):
@@ -37,31 +35,6 @@ def test_the_frechet_distance_of_known_gaussians():
     rng = torch.Generator().manual_seed(0)
     narrow, wide = (s * torch.randn(200_000, 1, generator=rng, dtype=torch.float64) for s in (1.0, 2.5))
     assert frechet_distance(narrow, wide) == pytest.approx(1.5**2, rel=0.02)  # W2 of centred Gaussians
-    assert frechet_ratio(x + 1, x + 2, x) == pytest.approx(1 / 4)
-
-
-def test_precision_and_recall_by_plain_loops():
-    real, fake, k = features(40, 3, 0), features(30, 3, 0, scale=0.7, move=0.5), 2
-
-    def inside(point, cloud):
-        for centre in cloud:
-            others = sorted(math.dist(centre, other) for other in cloud)
-            if math.dist(point, centre) <= others[k]:  # others[0] is the point itself
-                return True
-        return False
-    a, b = real.tolist(), fake.tolist()
-    expected = sum(inside(p, a) for p in b) / 30, sum(inside(p, b) for p in a) / 40
-    assert 0.1 < min(expected) <= max(expected) < 0.95
-    assert precision_recall(real, fake, k) == pytest.approx(expected)
-
-
-def test_precision_sees_what_is_false_and_recall_what_is_missing():
-    rng = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(300, 2, generator=rng) + 20 * torch.tensor([side, 0.0]) for side in (-1, 1))
-    assert precision_recall(torch.cat([left, right]), left[:150]) == (1.0, pytest.approx(0.5, abs=0.03))
-    precision, recall = precision_recall(left[:150], torch.cat([left[150:], right[150:]]))
-    assert precision == pytest.approx(0.5, abs=0.03)
-    assert recall > 0.95
 
 
 @pytest.mark.parametrize(
@@ -71,8 +44,7 @@ def test_precision_sees_what_is_false_and_recall_what_is_missing():
         (lambda x: frechet_distance(x, x[:, :2]), ValueError, r"y must have shape \(n, 3\)"),
         (lambda x: frechet_distance(x[:1], x), ValueError, "two rows or more, got 1 and 9"),
         (lambda x: frechet_distance(x.tolist(), x), TypeError, "x must be a torch.Tensor"),
-        (lambda x: precision_recall(x, x, 9), ValueError, r"k must lie in \[1, 8\], got 9"),
-        (lambda x: precision_recall(x / 0, x), ValueError, "x must be finite"),
+        (lambda x: frechet_distance(x / 0, x), ValueError, "x must be finite"),
         (lambda x: Classifier((6, 8), 3), ValueError, r"sides divisible by 4, got \(6, 8\)"),
     ],
 )

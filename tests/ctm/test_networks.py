@@ -198,7 +198,7 @@ def test_an_mlp_by_plain_matrix_products():
 
 
 def test_a_unet_of_one_level_by_plain_loops():
-    network = shaken(UNet((4, 4), width=2, levels=1, seed=5)).double()
+    network = shaken(UNet((4, 4), width=2, levels=1, seed=5, conditions=3)).double()
     x, tau_t, tau_s = inputs(network, n=1, dtype=torch.float64)
     state = {key: value.numpy() for key, value in network.state_dict().items()}
 
@@ -229,12 +229,14 @@ def test_a_unet_of_one_level_by_plain_loops():
         return inner + (conv(f"{name}.short", h) if f"{name}.short.weight" in state else h)
 
     e = state["embedding.of_t.weight"] @ phi(tau_t[0]) + state["embedding.of_t.bias"]
-    e = silu(e + state["embedding.of_s.weight"] @ (phi(tau_s[0]) - phi(tau_t[0])))
+    e = e + state["embedding.of_s.weight"] @ (phi(tau_s[0]) - phi(tau_t[0]))
+    e = silu(e + 3**0.5 * state["embedding.of_condition.weight"] @ [0.0, 1.0, -0.5])
     e = silu(state["embedding.out.weight"] @ e + state["embedding.out.bias"])
     down = block("down.0", conv("enter", x.numpy()))
     up = block("up.0", np.concatenate([block("middle", down), down]))
     expected = conv("leave", silu(norm("norm", up)))
-    np.testing.assert_allclose(network(x, tau_t, tau_s).detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+    told = torch.tensor([[0.0, 1.0, -0.5]])
+    np.testing.assert_allclose(network(x, tau_t, tau_s, told).detach().numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_attention_by_plain_loops():
@@ -334,7 +336,7 @@ WRONG = {
     "flat": (lambda: UNet((64,)), r"shape must be \(height, width\)"),
     "four axes": (lambda: Transformer((1, 1, 8, 8)), r"shape must be \(height, width\)"),
     "side of patches": (lambda: UNet((8, 10), patch=2), r"divisible by 4, got \(8, 10\)"),
-    "patch": (lambda: UNet((8, 8), patch=0), "patch must lie in"),
+    "no patch": (lambda: UNet((8, 8), patch=0), "patch must lie in"),
     "no side": (lambda: UNet((0, 8)), "shape must lie in"),
     "heads": (lambda: Transformer((8, 8), width=10), "width must be divisible by heads = 4, got 10"),
     "levels": (lambda: UNet((8, 8), levels=0), "levels must lie in"),
