@@ -19,6 +19,11 @@ NUMBERED = re.search(r"Part I\..*(?=caption: Reference)", (ROOT / "_toc.yml").re
 CHAPTERS = ["five_minutes", *re.findall(r"file: book/(\w+)", NUMBERED)]
 
 
+def prose(name):
+    cells = nbformat.read(ROOT / f"book/{name}.ipynb", as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
 def html(name):
     return (HTML / f"book/{name}.html").read_text(encoding="utf-8")
 
@@ -27,7 +32,11 @@ def html(name):
 def test_a_chapter_says_how_long_it_takes_and_how_hard_it_is(name):
     (badges,) = re.findall(r'<ul class="badges".*?</ul>', html(name), flags=re.S)
     read, run, level = re.findall(r"<li>(.*?)</li>", badges)
-    assert re.fullmatch(r"\d+ min to read", read)
+    assert re.fullmatch(r"\d+ min to read, exercises \d+ min", read)
+    main, _, exercises = prose(name).partition("## Exercises")
+    for part, minutes in zip((main, exercises), map(int, re.findall(r"\d+", read)), strict=True):
+        assert minutes % 5 == 0
+        assert minutes - 5 < len(part.split()) / 150 <= minutes
     assert run.startswith("runs in about ")
     assert run.removeprefix("runs in ") in html(name).partition(badges)[2]
     assert level in ("first steps", "core", "in depth")
@@ -50,6 +59,9 @@ def test_the_index_holds_every_numbered_equation_once():
     assert len(there) > 80
     assert listed == there  # in the order of the book, too
     assert len(re.findall(r'class="math notranslate nohighlight">\s*\\\[', html("equations"))) == len(there)
+    named = re.findall(r"^(eq-[\w-]+):", (ROOT / "book/equations.yml").read_text(), flags=re.M)
+    assert {f"equation-{label}" for label in named} <= {address.partition("#")[2] for address in there}
+    assert not re.search(r"[,:;.]\s*\\\]", html("equations"))  # no end of a sentence
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
