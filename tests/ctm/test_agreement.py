@@ -1,8 +1,8 @@
 """Our samplers and noise levels against the published code of k-diffusion and diffusers, on the same inputs.
 
-Both come from `requirements-agreement.txt`, and `nox --session agreement` installs them in an environment of their own. k-diffusion's
-package imports image libraries that its samplers do not use, so its `sampling.py` is loaded without the package's
-`__init__`, with an empty stand-in for `torchvision.transforms.functional`.
+Both come from `requirements-agreement.txt`, and `nox --session agreement` installs them in an environment of their own.
+k-diffusion's package imports image libraries that its samplers do not use, so its `sampling.py` is loaded without the
+package's `__init__`, with an empty stand-in for `torchvision.transforms.functional`.
 """
 
 import functools
