@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402 (reads its number of threads when it is loaded)
 
 torch.set_num_threads(1)
-TOGETHER = ("test_faults.py", "test_live_figures.py")  # tests that share what is costly to make
+TOGETHER = ("test_faults.py", "test_widgets.py")  # tests that share what is costly to make
 
 
 class Sharing(LoadScopeScheduling):

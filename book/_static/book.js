@@ -10,8 +10,8 @@
     document.body.append(sidebar);
   }
 
-  // Search shows a few lines of each page that it finds; from file:// a browser does not let it read them.
-  if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS === "object") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+  // Search shows a few lines of each page that it finds; from the disk or in a sandbox a browser does not let it read them.
+  if (window.origin === "null" && typeof DOCUMENTATION_OPTIONS === "object") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
   // An equation or a figure wider than its column scrolls; the keyboard must reach it to do so.
   function reach() {
