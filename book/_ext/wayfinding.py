@@ -50,7 +50,7 @@ def badges(name: str) -> list[str]:
 
 
 def index_of_equations() -> str:
-    """Every labelled equation under its chapter, in the order of the contents, with what it is, and without a full stop."""
+    """Every labelled equation under its chapter, in the order of the contents, with what it is."""
     what = yaml.safe_load((BOOK / "equations.yml").read_text(encoding="utf-8"))
     names = re.findall(r"file: book/(\w+)", (BOOK.parent / "_toc.yml").read_text(encoding="utf-8"))
     sections = []

@@ -89,6 +89,19 @@ def test_a_chapter_has_all_its_parts(path):
     assert sum("image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs) >= 3
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "book").rglob("*.md")) + NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_text_holds_a_control_character(path):
+    r"""A backslash that was read as an escape makes a tab of \theta, a form feed of \frac, a bell of \alpha."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = nbformat.reads(text, as_version=4).cells
+        options = [cell.metadata["mystnb"] for cell in cells if "mystnb" in cell.metadata]
+        captions = [part for option in options for part in (option.image.alt, option.figure.caption)]
+        text = "\n".join([*(cell.source for cell in cells if cell.cell_type == "markdown"), *captions])
+    found = re.search(r"[\x00-\x09\x0b-\x1f\x7f]\w*", text)
+    assert found is None, repr(found[0])
+
+
 def test_every_public_name_says_what_it_is():
     for path in (ROOT / "ctm").rglob("*.py"):
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -127,3 +140,13 @@ def test_the_live_figures_formulas_are_the_packages():
         assert guess == pytest.approx(world.denoiser(point, t).item(), abs=1e-9)
         assert score == pytest.approx(world.score(point, t).item(), abs=1e-9)
         assert end == pytest.approx(world.G(point, t, 0.0).item(), abs=1e-4)
+
+
+def test_no_two_works_are_cited_by_the_same_author_and_year():
+    cited = []
+    for entry in re.split(r"^@", (ROOT / "book/references.bib").read_text(), flags=re.M)[1:]:
+        authors = re.search(r"author = \{(.*)\},$", entry, flags=re.M)[1].split(" and ")
+        names = [author.partition(",")[0] for author in authors]
+        year = re.search(r"year = \{(\w+)\}", entry)[1]
+        cited.append((" and ".join(names) if len(names) < 3 else names[0] + " et al.", year))
+    assert len(cited) == len(set(cited)) > 30
