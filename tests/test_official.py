@@ -29,8 +29,8 @@ def test_lengths_are_as_likely_as_they_are_long():
 @pytest.mark.parametrize("shared", [True, False])
 def test_levels_leave_room_for_the_solver(shared):
     seen = torch.zeros(18, 18, dtype=torch.bool)
-    for seed in range(300):
-        t, u, s = official.official_levels(64, 17, shared, generator(seed))
+    for seed in range(1000):
+        t, u, s = official.official_levels(1024, 17, shared, generator(seed))
         assert (len((u - t).unique()) == 1) == shared
         assert ((t >= 0) & (t < u) & (u <= s) & (s <= 17)).all()
         seen[t, s] = True
@@ -60,9 +60,9 @@ def test_targets_differ_only_in_the_weights_that_jump():
 
 
 def test_walks_reach_the_same_point_by_an_exact_map():
-    """With the exact map in place of the target's, one jump, many jumps and the ODE agree."""
+    """With the exact map in place of the target's, its jump and its ODE agree."""
     world = official.WORLD
-    walks = {by: official.SelfTaught(world, by=by, **official.GRID | {"levels": 17}) for by in ("jump", "jumps", "ODE")}
+    walks = {by: official.SelfTaught(world, by=by, **official.GRID | {"levels": 17}) for by in ("jump", "ODE")}
 
     class Exact:
         sigma_min, sigma_max = world.sigma_min, world.sigma_max
@@ -77,7 +77,6 @@ def test_walks_reach_the_same_point_by_an_exact_map():
     t, u = grid[levels.t][:, None], grid[levels.u][:, None]
     x = world.sample(200, generator=generator()) + t * torch.randn(200, 2, generator=generator(2))
     ends = {by: term.walk(Exact, x, t, u, levels) for by, term in walks.items()}
-    assert (ends["jump"] - ends["jumps"]).abs().max() < 2e-3
     assert (ends["jump"] - ends["ODE"]).abs().median() < 0.02
 
 
