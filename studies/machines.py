@@ -10,7 +10,6 @@ launcher. About four minutes on two cores; results are kept in studies/machines.
 import contextlib
 import json
 import os
-import os
 import tempfile
 import time
 from collections.abc import Iterator
