@@ -29,8 +29,8 @@ def test_lengths_are_as_likely_as_they_are_long():
 @pytest.mark.parametrize("shared", [True, False])
 def test_levels_leave_room_for_the_solver(shared):
     seen = torch.zeros(18, 18, dtype=torch.bool)
-    for seed in range(300):
-        t, u, s = official.official_levels(64, 17, shared, generator(seed))
+    for seed in range(1000):
+        t, u, s = official.official_levels(1024, 17, shared, generator(seed))
         assert (len((u - t).unique()) == 1) == shared
         assert ((t >= 0) & (t < u) & (u <= s) & (s <= 17)).all()
         seen[t, s] = True
@@ -60,9 +60,9 @@ def test_targets_differ_only_in_the_weights_that_jump():
 
 
 def test_walks_reach_the_same_point_by_an_exact_map():
-    """With the exact map in place of the target's, one jump, many jumps and the ODE agree."""
+    """With the exact map in place of the target's, its jump and its ODE agree."""
     world = official.WORLD
-    walks = {by: official.SelfTaught(world, by=by, **official.GRID | {"levels": 17}) for by in ("jump", "jumps", "ODE")}
+    walks = {by: official.SelfTaught(world, by=by, **official.GRID | {"levels": 17}) for by in ("jump", "ODE")}
 
     class Exact:
         sigma_min, sigma_max = world.sigma_min, world.sigma_max
@@ -77,7 +77,6 @@ def test_walks_reach_the_same_point_by_an_exact_map():
     t, u = grid[levels.t][:, None], grid[levels.u][:, None]
     x = world.sample(200, generator=generator()) + t * torch.randn(200, 2, generator=generator(2))
     ends = {by: term.walk(Exact, x, t, u, levels) for by, term in walks.items()}
-    assert (ends["jump"] - ends["jumps"]).abs().max() < 2e-3
     assert (ends["jump"] - ends["ODE"]).abs().median() < 0.02
 
 
@@ -113,10 +112,14 @@ def test_every_variant_has_three_seeds():
 
 def test_the_page_quotes_the_study():
     rows = re.findall(r"^\| `(\w+)`: ([^|]+?) +\| ([\d.]+) \(([\d.]+) to ([\d.]+)\) \| ([\d.]+)[^|]*\|", PAGE, flags=re.M)
-    assert len(rows) == sum(map(len, official.VARIANTS.values()))
+    assert len(rows) == sum(len(names) for check, names in official.VARIANTS.items() if check != "times")
     for check, variant, *figures in rows:
         spread = ROWS.spread("error", check=check, variant=variant)
         assert [f"{v:.3f}" for v in spread] == figures[:3], (check, variant)
         assert f"{ROWS.median('table', check=check, variant=variant):.3f}" == figures[3], (check, variant)
     for n, shown in re.findall(r"^\| ([\d,]+) +\| ([\d.]+) \|", PAGE, flags=re.M):
         assert float(shown) == pytest.approx(ROWS.median("distance", check="frechet", n=int(n.replace(",", ""))), rel=0.01)
+    for variant in official.TIMES:
+        shown = re.search(rf"^\| `times`: {variant} \| ([\d.]+(?: \| [\d.]+){{4}}) \|", PAGE, flags=re.M).group(1)
+        medians = [ROWS.median(f"denoiser {t:g}", check="times", variant=variant) for t in official.NOISE]
+        assert shown == " | ".join(f"{v:.3f}" for v in medians)
