@@ -10,8 +10,8 @@ ctmDraw.start("live-score", async (box) => {
   const [canvas, , panels] = d.panels(box, "The density at noise level t in grey, arrows along its score, and a point with its guess. Drag the point, or move it with the arrow keys.");
   const side = d.element(panels, "div", { class: "side" });
   const worlds = d.select(side, "world", ["ring", "two_moons", "pinwheel"].map((name) => [name, d.NAMES[name]]), pick);
-  const time = (value) => m.level(value / 200, world.sigma_min, world.sigma_max);
-  const noise = d.slider(side, "noise level <em>t</em>", { min: 0, max: 190, step: 1, value: 130 },
+  const time = (value) => m.level(value / 100, world.sigma_min, world.sigma_max);
+  const noise = d.slider(side, "noise level <em>t</em>", { min: 0, max: 95, step: 1, value: 65 },
     (value) => (world ? d.level(time(value)) : ""), () => request());
   d.legend(side, [["noise", "density of the noised points, scaled to one spread"], ["exact", "arrows: the score; from the point: its guess D"],
     ["data", "centres of the components", "point full"]]);

@@ -2,7 +2,7 @@
 "use strict";
 
 ctmDraw.start("live-triangle", async (box) => {
-  const m = ctmMath, d = ctmDraw, STEPS = 200, PALE = 0.005, DEEP = 0.5; // errors that are drawn clear and full
+  const m = ctmMath, d = ctmDraw, STEPS = 100, PALE = 0.005, DEEP = 0.5; // errors that are drawn clear and full
   const MODELS = [["ring_small", "CTM, small"], ["ring_small_quick", "CTM, small, 400 steps"], ["ring_cm", "consistency model"]];
   const world = await d.load("worlds", "ring"), { sigma_min: low, sigma_max: high, dim } = world, size = world.sigma_data * Math.sqrt(dim);
   const time = (value) => m.level(value / STEPS, low, high), shown = (value) => d.level(time(value));
@@ -13,8 +13,8 @@ ctmDraw.start("live-triangle", async (box) => {
   const [map, picture] = d.panels(box, "The triangle of all jumps from t to s, darker where the network errs more. Drag the mark, or move it with the arrow keys.",
     "A point at t, and where the exact map and the network put it at s, in one jump and in two");
   const networks = d.select(box, "network", MODELS, pick);
-  const from = d.slider(box, "from <em>t</em>", { min: 0, max: STEPS, step: 1, value: 20 }, shown, () => choose(from.value, Math.max(to.value, from.value)));
-  const to = d.slider(box, "to <em>s</em>", { min: 0, max: STEPS, step: 1, value: 170 }, shown, () => choose(Math.min(from.value, to.value), to.value));
+  const from = d.slider(box, "from <em>t</em>", { min: 0, max: STEPS, step: 1, value: 10 }, shown, () => choose(from.value, Math.max(to.value, from.value)));
+  const to = d.slider(box, "to <em>s</em>", { min: 0, max: STEPS, step: 1, value: 85 }, shown, () => choose(Math.min(from.value, to.value), to.value));
   const between = (part) => time(from.value + part / 100 * (to.value - from.value));
   const by = d.slider(box, "by way of <em>u</em>", { min: 0, max: 100, step: 1, value: 50 }, (part) => d.level(between(part)), () => request());
   const button = d.element(box, "button", { type: "button" }, "another point");
