@@ -265,7 +265,7 @@ def test_one_palette_for_all_figures():
 
 @pytest.mark.parametrize("name", live_stills.STILLS)
 def test_the_stored_picture_of_a_figure_is_the_one_that_is_drawn(name, tmp_path):
-    """Up to the letters, whose edges depend on the machine."""
+    """Up to one pixel in two thousand, for rounding on another processor."""
     live_stills.use_style()
     live_stills.STILLS[name]()
     live_stills.plt.savefig(tmp_path / "drawn.png")
@@ -273,7 +273,7 @@ def test_the_stored_picture_of_a_figure_is_the_one_that_is_drawn(name, tmp_path)
     paths = tmp_path / "drawn.png", ROOT / f"book/_static/live/live-{name}.png"
     drawn, stored = (np.asarray(Image.open(path).convert("RGB"), dtype=float) for path in paths)
     assert drawn.shape == stored.shape
-    assert np.abs(drawn - stored).mean() < 1.0
+    assert (np.abs(drawn - stored).max(2) > 32).mean() < 0.0005
 
 
 def test_levels_and_euler(js):
