@@ -6,7 +6,9 @@ ctmDraw.start("live-denoiser", async (box) => {
   const world = await d.load("worlds", "ring");
   let x = Float64Array.of(0.3, 0.05), points;
 
-  const [canvas, , panels] = d.panels(box, "Data points, larger the more they weigh in the denoiser’s answer for the noised point, and that answer. Drag the noised point, or move it with the arrow keys.");
+  const [canvas, , panels] = d.panels(box,
+    "Data points, larger the more they weigh in the denoiser’s answer for the noised point, and that answer. "
+    + "Drag the noised point, or move it with the arrow keys.");
   const side = d.element(panels, "div", { class: "side" });
   const sizes = d.select(side, "data points", [24, 8, 256, 1024].map((n) => [n, n]), pick);
   const time = (value) => m.level(value / 100, LOW, HIGH);
@@ -47,8 +49,9 @@ ctmDraw.start("live-denoiser", async (box) => {
     d.disc(g, place(...mean), colour.exact, 6);
     d.disc(g, place(...exact), colour.exact, 9, true);
     const heaviest = Math.max(...weights), share = 1 / weights.reduce((sum, weight) => sum + weight * weight, 0);
-    say(`t = ${d.level(t)}, x = ${d.spot(x)}: the heaviest of ${points.k} points has ${(100 * heaviest).toFixed(heaviest > 0.0995 ? 0 : 1)}% of the weight, as if `
-      + `${share.toFixed(1)} shared it equally. Their mean is D = ${d.spot(mean)}, ${d.small(d.apart(mean, exact))} from the denoiser of endless data.`);
+    say(`t = ${d.level(t)}, x = ${d.spot(x)}: the heaviest of ${points.k} points has `
+      + `${(100 * heaviest).toFixed(heaviest > 0.0995 ? 0 : 1)}% of the weight, as if ${share.toFixed(1)} shared it equally. `
+      + `Their mean is D = ${d.spot(mean)}, ${d.small(d.apart(mean, exact))} from the denoiser of endless data.`);
   }
 
   d.drag(canvas, () => place(...x), (px, py) => {

@@ -110,6 +110,7 @@ ctmDraw.start("live-jump", async (box) => {
     x = Float64Array.from(wide, (value) => reach() * Math.min(Math.max(value, -1), 1));
     request();
   }
+  await pick(worlds.value);
   d.drag(canvas, () => {
     const [half, middle, centre] = size(), k = half / reach();
     return world.dim === 2 ? [middle + k * x[0], centre - k * x[1]] : [middle, centre - k * x[0]];
@@ -122,5 +123,4 @@ ctmDraw.start("live-jump", async (box) => {
     const drawn = luck.draw(2);
     move(drawn[0] / 2, drawn[1] / 2); // normal, as noise is
   });
-  await pick(worlds.value);
 });

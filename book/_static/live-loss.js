@@ -4,14 +4,18 @@
 ctmDraw.start("live-loss", async (box) => {
   const m = ctmMath, d = ctmDraw, N = 12, EDGE = 2.1;
   const [world, trained] = await Promise.all([d.load("worlds", "two_gaussians"), d.load("models", "pair_small")]);
-  const { sigma_min: low, sigma_max: high, sigma_data: sd } = world, levels = m.times(N, low, high), students = { untrained: m.silenced(trained), trained };
+  const { sigma_min: low, sigma_max: high, sigma_data: sd } = world;
+  const levels = m.times(N, low, high), students = { untrained: m.silenced(trained), trained };
   const times = { ...d.scale(high, low, 1 / 7), ticks: [30, 10, 3, 1, 0.3, 0.1, 0.01], name: "noise level" };
   const places = { ...d.scale(-EDGE * sd, EDGE * sd), ticks: [], name: "x, scaled to one spread" };
   let view, start = Float64Array.of(0.35 * high);
 
-  const [canvas, , panels] = d.panels(box, "A trajectory with three points at t, u and s, the solver’s way from t to u, the student’s jump from t to s, and its jump from u to s. Drag the start up and down, or move it with the arrow keys.");
+  const [canvas, , panels] = d.panels(box,
+    "A trajectory with three points at t, u and s, the solver’s way from t to u, the student’s jump from t to s, and its jump from u to s. "
+    + "Drag the start up and down, or move it with the arrow keys.");
   const side = d.element(panels, "div", { class: "side" });
-  const student = d.select(side, "student", [["untrained", "untrained: its network answers 0"], ["trained", "small, trained to the end"]], () => request());
+  const student = d.select(side, "student", [["untrained", "untrained: its network answers 0"], ["trained", "small, trained to the end"]],
+    () => request());
   const solver = d.select(side, "solver", [["heun", "Heun’s steps"], ["euler", "Euler’s steps"]], () => request());
   const order = (moved) => { // time runs down: t > u >= s
     if (to.value <= from.value) { if (moved === from) to.value = from.value + 1; else from.value = to.value - 1; }
@@ -23,12 +27,14 @@ ctmDraw.start("live-loss", async (box) => {
   const from = d.slider(side, "from <em>t</em>", { min: 0, max: N - 1, step: 1, value: 3 }, shown, order);
   const by = d.slider(side, "solver to <em>u</em>", { min: 1, max: N, step: 1, value: 4 }, shown, order);
   const to = d.slider(side, "jump to <em>s</em>", { min: 1, max: N, step: 1, value: 10 }, shown, order);
-  d.legend(side, [["exact", "the exact trajectory"], ["teacher", "the teacher’s solver, from t to u"], ["student", "the student’s jump from t, to the estimate", "dashed"],
+  d.legend(side, [["exact", "the exact trajectory"], ["teacher", "the teacher’s solver, from t to u"],
+    ["student", "the student’s jump from t, to the estimate", "dashed"],
     ["student", "its jump from u, weights held still, to the target"]]);
   const { request, say } = d.stage(box, draw);
 
   function draw() {
-    const colour = d.colours(), [i, k, j] = [from.value, by.value, to.value], [t, u, s] = [levels[i], levels[k], levels[j]], model = students[student.value];
+    const colour = d.colours(), [i, k, j] = [from.value, by.value, to.value], [t, u, s] = [i, k, j].map((at) => levels[at]);
+    const model = students[student.value];
     const path = m.trajectories(world, start, high, low), x = m.at(path, t), truth = m.at(path, s);
     const walked = m[solver.value](world, x, levels.slice(i, k + 1)), xu = walked[walked.length - 1];
     const estimate = m.jump(model, x, t, s), target = m.jump(model, xu, u, s);
@@ -50,8 +56,9 @@ ctmDraw.start("live-loss", async (box) => {
     });
     d.disc(g, at(high, start), colour.ink, 8);
     const gap = d.apart(estimate, target), loss = m.pairLoss(sd, t, s, estimate, target);
-    say(`u = ${d.level(u)}: ${kind(k, i, j)} consistency. Estimate ${d.spot(estimate)} and target ${d.spot(target)} are ${d.small(gap)} apart, a loss of `
-      + `${loss < 1e-4 ? "less than 0.0001" : loss.toPrecision(2)} for this pair. The exact point is ${d.spot(truth)}: the estimate misses it by ${d.small(d.apart(estimate, truth))}.`);
+    say(`u = ${d.level(u)}: ${kind(k, i, j)} consistency. Estimate ${d.spot(estimate)} and target ${d.spot(target)} are ${d.small(gap)} apart, `
+      + `a loss of ${loss < 1e-4 ? "less than 0.0001" : loss.toPrecision(2)} for this pair. The exact point is ${d.spot(truth)}: `
+      + `the estimate misses it by ${d.small(d.apart(estimate, truth))}.`);
   }
 
   d.drag(canvas, () => view.place(high, start[0] * d.shrink(world, high)), (px, py) => {

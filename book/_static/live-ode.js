@@ -10,11 +10,13 @@ ctmDraw.start("live-ode", async (box) => {
   const places = { ...d.scale(-EDGE, EDGE), ticks: [-5, 0, 5], name: "x" };
   let view;
 
-  const [space, slice] = d.panels(box, "A trajectory through the chosen point, its tangent and its end. Drag the point, or move it with the arrow keys.",
+  const [space, slice] = d.panels(box,
+    "A trajectory through the chosen point, its tangent and its end. Drag the point, or move it with the arrow keys.",
     "Density at the chosen noise level, split by component");
   const time = d.slider(box, "noise level <em>t</em>", { min: 0.05, max: HIGH, step: 0.01, value: 2.5 }, (t) => t.toFixed(2), () => request());
   const point = d.slider(box, "place <em>x</em>", { min: -6, max: 6, step: 0.01, value: 0.6 }, (x) => x.toFixed(2), () => request());
-  d.legend(box, [["exact", "trajectory; density"], ["euler", "tangent, to the guess D", "dashed"], ["noise", "other trajectories; the two parts of the density"]]);
+  d.legend(box, [["exact", "trajectory; density"], ["euler", "tangent, to the guess D", "dashed"],
+    ["noise", "other trajectories; the two parts of the density"]]);
   const { request, say } = d.stage(box, draw);
 
   function draw() {

@@ -7,7 +7,8 @@ ctmDraw.start("live-score", async (box) => {
   picture.width = picture.height = CELLS;
   let world, limit, spot = [0.2, 0.45]; // the edge of the picture, and the point in units of it
 
-  const [canvas, , panels] = d.panels(box, "The density at noise level t in grey, arrows along its score, and a point with its guess. Drag the point, or move it with the arrow keys.");
+  const [canvas, , panels] = d.panels(box,
+    "The density at noise level t in grey, arrows along its score, and a point with its guess. Drag the point, or move it with the arrow keys.");
   const side = d.element(panels, "div", { class: "side" });
   const worlds = d.select(side, "world", ["ring", "two_moons", "pinwheel"].map((name) => [name, d.NAMES[name]]), pick);
   const time = (value) => m.level(value / 100, world.sigma_min, world.sigma_max);
@@ -54,14 +55,15 @@ ctmDraw.start("live-score", async (box) => {
     d.line(g, [place(...x), place(...guess)], colour.exact, 2.5);
     d.disc(g, place(...guess), colour.exact, 6);
     d.disc(g, place(...x), colour.ink, 8);
-    say(`At t = ${d.level(t)} and x = ${d.spot(x)} the score is ${Math.hypot(...slope).toPrecision(3)} long. Times t² that is ${d.apart(x, guess).toPrecision(3)}, `
-      + `the way to the guess D = ${d.spot(guess)}. One component claims ${Math.round(100 * Math.max(...m.claims(world, x, t)))}% of x.`);
+    say(`At t = ${d.level(t)} and x = ${d.spot(x)} the score is ${Math.hypot(...slope).toPrecision(3)} long. Times t² that is `
+      + `${d.apart(x, guess).toPrecision(3)}, the way to the guess D = ${d.spot(guess)}. `
+      + `One component claims ${Math.round(100 * Math.max(...m.claims(world, x, t)))}% of x.`);
   }
 
+  await pick(worlds.value);
   const half = () => Math.min(canvas.clientWidth, canvas.clientHeight) / 2;
   d.drag(canvas, () => [canvas.clientWidth / 2 + half() * spot[0], canvas.clientHeight / 2 - half() * spot[1]], (px, py) => {
     spot = [(px - canvas.clientWidth / 2) / half(), (canvas.clientHeight / 2 - py) / half()].map((part) => Math.min(Math.max(part, -1), 1));
     request();
   });
-  await pick(worlds.value);
 });

@@ -13,7 +13,8 @@ ctmDraw.start("live-solvers", async (box) => {
   const errors = { ...d.scale(1e-4, 30, 0), ticks: [0.001, 0.01, 0.1, 1, 10], name: "error at the end, of 32 starts" };
   let view, x = Float64Array.of(0.35 * high);
 
-  const [canvas, chart] = d.panels(box, "A trajectory from noise to data, Euler’s steps and Heun’s steps. Drag its start up and down, or move it with the arrow keys.",
+  const [canvas, chart] = d.panels(box,
+    "A trajectory from noise to data, Euler’s steps and Heun’s steps. Drag its start up and down, or move it with the arrow keys.",
     "Errors of both solvers against the number of calls, on double logarithmic axes");
   const calls = d.slider(box, "calls", { min: 0, max: CALLS.length - 1, step: 1, value: 3 }, (i) => String(CALLS[i]), () => request());
   const rho = d.slider(box, "placement <em>ρ</em>", { min: 1, max: 20, step: 0.5, value: 7 }, (value) => value.toFixed(1), () => request());

@@ -10,15 +10,19 @@ ctmDraw.start("live-triangle", async (box) => {
   const times = axis(high, low, "from t"), ends = axis(low, high, "to s"), limit = 1.9 * world.sigma_data;
   let model, errors, view, path;
 
-  const [map, picture] = d.panels(box, "The triangle of all jumps from t to s, darker where the network errs more. Drag the mark, or move it with the arrow keys.",
+  const [map, picture] = d.panels(box,
+    "The triangle of all jumps from t to s, darker where the network errs more. Drag the mark, or move it with the arrow keys.",
     "A point at t, and where the exact map and the network put it at s, in one jump and in two");
   const networks = d.select(box, "network", MODELS, pick);
-  const from = d.slider(box, "from <em>t</em>", { min: 0, max: STEPS, step: 1, value: 10 }, shown, () => choose(from.value, Math.max(to.value, from.value)));
-  const to = d.slider(box, "to <em>s</em>", { min: 0, max: STEPS, step: 1, value: 85 }, shown, () => choose(Math.min(from.value, to.value), to.value));
+  const from = d.slider(box, "from <em>t</em>", { min: 0, max: STEPS, step: 1, value: 10 }, shown,
+    () => choose(from.value, Math.max(to.value, from.value)));
+  const to = d.slider(box, "to <em>s</em>", { min: 0, max: STEPS, step: 1, value: 85 }, shown,
+    () => choose(Math.min(from.value, to.value), to.value));
   const between = (part) => time(from.value + part / 100 * (to.value - from.value));
   const by = d.slider(box, "by way of <em>u</em>", { min: 0, max: 100, step: 1, value: 50 }, (part) => d.level(between(part)), () => request());
   const button = d.element(box, "button", { type: "button" }, "another point");
-  d.legend(box, [["exact", "the exact trajectory"], ["student", "the network, in one jump"], ["student", "in two, by way of u", "dashed"], ["data", "the modes of the data"]]);
+  d.legend(box, [["exact", "the exact trajectory"], ["student", "the network, in one jump"],
+    ["student", "in two, by way of u", "dashed"], ["data", "the modes of the data"]]);
   const { request, say } = d.stage(box, draw);
 
   function choose(t, s) { // time runs down: s is never above t
@@ -40,15 +44,15 @@ ctmDraw.start("live-triangle", async (box) => {
   }
 
   function draw() {
+    view = d.axes(map, times, ends);
     if (!model) return;
     const colour = d.colours(), [t, u, s] = [time(from.value), between(by.value), time(to.value)], n = errors.length - 1;
-    view = d.axes(map, times, ends);
     const { g, place } = view, [left, top] = place(high, high), [right, bottom] = place(low, low), cell = [(right - left) / n, (bottom - top) / n];
     g.fillStyle = colour.student;
     errors.forEach((row, i) => row.forEach((error, j) => {
       g.globalAlpha = Math.min(Math.max(Math.log(error / PALE) / Math.log(DEEP / PALE), 0), 1);
-      const [x, y, right, bottom] = [left + (i - 0.5) * cell[0], top + (j - 0.5) * cell[1], left + (i + 0.5) * cell[0], top + (j + 0.5) * cell[1]].map(Math.round);
-      if (j > i) g.fillRect(x, y, right - x, bottom - y);
+      const edge = (start, size, k) => Math.round(start + (k - 0.5) * size), x = edge(left, cell[0], i), y = edge(top, cell[1], j);
+      if (j > i) g.fillRect(x, y, edge(left, cell[0], i + 1) - x, edge(top, cell[1], j + 1) - y);
     }));
     g.globalAlpha = 1;
     d.line(g, [[left, top], [left, bottom], [right, bottom], [left, top]], colour.data, 1);
@@ -74,8 +78,9 @@ ctmDraw.start("live-triangle", async (box) => {
 
     const near = (value) => Math.round(value / STEPS * n), error = errors[near(from.value)][near(to.value)];
     const gap = (a, b) => d.small(d.apart(a, b) / size);
-    say(`From t = ${d.level(t)} to s = ${d.level(s)} the jump lands ${gap(jump, truth)} of the data’s size from the exact point; the map says `
-      + `${error ? d.small(error) : "0.000"} for many points. By way of u = ${d.level(u)} it lands ${gap(second, truth)} from it, and ${gap(second, jump)} from the one jump.`);
+    say(`From t = ${d.level(t)} to s = ${d.level(s)} the jump lands ${gap(jump, truth)} of the data’s size from the exact point; `
+      + `the map says ${error ? d.small(error) : "0.000"} for many points. By way of u = ${d.level(u)} it lands ${gap(second, truth)} from it, `
+      + `and ${gap(second, jump)} from the one jump.`);
   }
 
   d.drag(map, () => view.place(time(from.value), time(to.value)), (px, py) => {
