@@ -2,13 +2,10 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 
 import ctm
 
@@ -124,22 +121,6 @@ def test_the_readme_quotes_the_study():
         row = re.search(rf"\| {world} \| {teacher} \| {budget} s? ?\|[^\n]*", readme)
         assert row, (world, teacher, budget)
         assert f"{sorted(values)[len(values) // 2]:.4f}" in row.group(0)
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed: the live figure's formulas stay unchecked")
-def test_the_live_figures_formulas_are_the_packages():
-    script = (
-        f"const m = require({str(ROOT / 'book/_static/live-ode.js')!r}); const out = [];"
-        "for (const t of [0.05, 0.5, 2, 6]) for (const x of [-5, -1.2, 0.1, 0.6, 3])"
-        "out.push([t, x, m.denoiser(x, t), m.score(x, t), m.flow(x, t, 0)]); console.log(JSON.stringify(out))"
-    )
-    rows = json.loads(subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True).stdout)
-    world = ctm.data.two_gaussians()
-    for t, x, guess, score, end in rows:
-        point = torch.tensor([[x]], dtype=torch.float64)
-        assert guess == pytest.approx(world.denoiser(point, t).item(), abs=1e-9)
-        assert score == pytest.approx(world.score(point, t).item(), abs=1e-9)
-        assert end == pytest.approx(world.G(point, t, 0.0).item(), abs=1e-4)
 
 
 def test_no_two_works_are_cited_by_the_same_author_and_year():

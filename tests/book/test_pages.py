@@ -103,12 +103,6 @@ def test_mathematics_and_live_figures_load_from_the_book_itself(page):
         assert (path.parent / source.partition("?")[0]).exists()
 
 
-def test_the_live_figure_is_in_its_chapter():
-    html = (ROOT / "_build/html/book/probability_flow_ode.html").read_text(encoding="utf-8")
-    assert '<div class="live-ode"' in html
-    assert "live-ode.js" in html
-
-
 def test_every_icon_has_its_font():
     static = ROOT / "_build/html/_static"
     faces = re.findall(r"@font-face{[^}]*}", (static / "icons.css").read_text(encoding="utf-8"))
