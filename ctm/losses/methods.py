@@ -69,7 +69,7 @@ def _(_: Teacher) -> Term:
 @method("easy consistency tuning", False)
 def _(_: Teacher) -> Term:
     """ECT (Geng et al. 2025): first a denoiser, then pairs that draw together."""
-    return Then(Denoising(), Semigroup(middle=Ratio(), to_data=1.0, power=0.5), 0.3)
+    return Then(Denoising(256), Semigroup(middle=Ratio(), to_data=1.0, power=0.5), 0.3)
 
 
 @method("CTM, local", True)
@@ -100,33 +100,33 @@ def _(teacher: Teacher) -> Term:
 @method("shortcut", False)
 def _(_: Teacher) -> Term:
     """Shortcut models (Frans et al. 2025): a jump against two halves, and denoising."""
-    return Semigroup(middle=half, jumps=True) + Denoising()
+    return Semigroup(middle=half, jumps=True) + Denoising(256)
 
 
 @method("SplitMeanFlow", False)
 def _(_: Teacher) -> Term:
     """SplitMeanFlow (Guo et al. 2025): the additive law, after a denoiser has been made."""
-    return Then(Denoising(), Semigroup(middle=anywhere, jumps=True) + Denoising(), 0.3)
+    return Then(Denoising(256), Semigroup(middle=anywhere, jumps=True) + Denoising(256), 0.3)
 
 
 @method("MeanFlow", False)
 def _(_: Teacher) -> Term:
     """MeanFlow (Geng et al. 2025): the Eulerian law with the data's slope in both places.
     The paper draws most pairs with s = t, which is the denoising term here."""
-    return Eulerian(power=1.0) + Denoising()
+    return Eulerian(power=1.0) + Denoising(256)
 
 
 @method("improved MeanFlow", False)
 def _(_: Teacher) -> Term:
     """iMF (Geng et al. 2025): the derivative goes along the student's own slope."""
-    return Eulerian(tangent=True, power=1.0) + Denoising()
+    return Eulerian(tangent=True, power=1.0) + Denoising(256)
 
 
 @method("AlphaFlow", False)
 def _(_: Teacher) -> Term:
     """AlphaFlow (Zhang et al. 2025): from denoising to MeanFlow, the step shrinks to its
     least share, 1/200, where the paper goes over to the derivative."""
-    return Semigroup(middle=Share(1.0, 0.005, "sigmoid"), power=1.0) + Denoising()
+    return Semigroup(middle=Share(1.0, 0.005, "sigmoid"), power=1.0) + Denoising(256)
 
 
 @method("continuous-time consistency", None)
@@ -134,7 +134,7 @@ def _(teacher: Teacher) -> Term:
     """sCM (Lu and Song 2025): the tangent, normalised, warmed up, after a denoiser has been
     made; sCD with a teacher, sCT without."""
     tangent = Eulerian(teacher, to_data=1.0, power=0.5, warmup=0.4)
-    return Then(Denoising(), tangent, 0.2)
+    return Then(Denoising(256), tangent, 0.2)
 
 
 @method("Lagrangian distillation", True)
@@ -152,32 +152,32 @@ def _(teacher: Teacher) -> Term:
 @method("terminal velocity matching", False)
 def _(_: Teacher) -> Term:
     """TVM (Zhou et al. 2025): the Lagrangian law, the velocity at the end held still."""
-    return Lagrangian(own=True) + Denoising()
+    return Lagrangian(own=True) + Denoising(256)
 
 
 @method("LSD", False)
 def _(_: Teacher) -> Term:
     """Lagrangian self-distillation (Boffi et al. 2025): the gradient goes through all."""
-    return Lagrangian(own=True, through="all") + Denoising()
+    return Lagrangian(own=True, through="all") + Denoising(256)
 
 
 @method("ESD", False)
 def _(_: Teacher) -> Term:
     """Eulerian self-distillation (Boffi et al. 2025)."""
-    return Eulerian(own=True) + Denoising()
+    return Eulerian(own=True) + Denoising(256)
 
 
 @method("PSD", False)
 def _(_: Teacher) -> Term:
     """Progressive self-distillation (Boffi et al. 2025): the semigroup law; both ways
     learn."""
-    return Semigroup(middle=anywhere, jumps=True, held=False) + Denoising()
+    return Semigroup(middle=anywhere, jumps=True, held=False) + Denoising(256)
 
 
 @method("SoFlow", False)
 def _(_: Teacher) -> Term:
     """Solution consistency (Luo et al. 2025): a short step along the data's slope."""
-    return Semigroup(middle=Share(0.1, 0.002), power=0.5) + Denoising()
+    return Semigroup(middle=Share(0.1, 0.002), power=0.5) + Denoising(256)
 
 
 @method("inductive moment matching", False)
