@@ -1,4 +1,4 @@
-"""The pictures that stand in for the live figures where scripts are off, and in notebooks: ``python book/_ext/live_stills.py``
+"""The pictures that stand in for the live figures where scripts are off, and in notebooks: run as a program, this
 draws them anew into ``book/_static/live``."""
 
 from collections.abc import Callable
