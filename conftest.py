@@ -1,6 +1,10 @@
-"""Tests and notebooks run alike on every machine: with the project's settings, on one thread each."""
+"""Tests and notebooks run alike on every machine: with the project's settings, on one thread each, shared out to workers so
+that what is costly is done once."""
 
 import os
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tools import settings
 
@@ -10,3 +14,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402 (reads its number of threads when it is loaded)
 
 torch.set_num_threads(1)
+TOGETHER = ("test_faults.py", "test_widgets.py")  # tests that share what is costly to make
+
+
+class Sharing(LoadScopeScheduling):
+    """A notebook, the tests of one built page and the tests of a few files stay with one worker; others go one by one.
+
+    (Marks of xdist_group do nothing under pytest 9.2, which no longer reads the name that they change.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        if file.endswith((".ipynb", *TOGETHER)):
+            return file
+        if file.endswith("test_browser.py") and test.endswith("]"):
+            return f"page {test.partition('[')[2]}"
+        return nodeid
+
+
+@pytest.hookimpl
+def pytest_xdist_make_scheduler(config, log):
+    return Sharing(config, log)

@@ -234,9 +234,12 @@ def _draw_ways(
     scatter(
         ax, world.sample(POINTS, generator=generator), "data", limit=2.4 * world.sigma_data
     )
-    way(exact, fine, "exact", lw=2)
-    way(stairs, few, "euler", lw=1.4, marker="o", ms=4)
-    for target, level, dash in ((end, low, "--"), (jumped, s, "-")):
+    way(exact, fine, "exact", lw=2, label="exact trajectory")
+    way(stairs, few, "euler", lw=1.4, marker="o", ms=4, label="Euler steps")
+    for target, level, dash, label in (
+        (end, low, "--", "jump to the end"),
+        (jumped, s, "-", "jump to s"),
+    ):
         two = torch.tensor([high, level], dtype=torch.float64, device="cpu")
         way(
             torch.stack([x, target]),
@@ -247,7 +250,9 @@ def _draw_ways(
             marker="o",
             ms=6,
             mfc="none",
+            label=label,
         )
+    ax.legend(fontsize=7, loc="upper right", handlelength=3.5)
     way(torch.stack([x]), few[:1], "exact", marker="o", ms=9, mfc="black", mec="black")
     misses = [
         (reached - true).norm().item()

@@ -246,10 +246,11 @@ def student_of(teacher: CTM) -> CTM:
     if not isinstance(teacher, CTM):
         raise TypeError(f"teacher must be a CTM, got {type(teacher).__name__}")
     student = copy.deepcopy(teacher).requires_grad_(True)
-    if not callable(getattr(student.network, "forget_s", None)):
+    forget_s = getattr(student.network, "forget_s", None)
+    if not callable(forget_s):
         kind = type(student.network).__name__
         raise TypeError(f"teacher must have a network with forget_s, {kind} has none")
-    student.network.forget_s()
+    forget_s()
     return student
 
 

@@ -5,10 +5,11 @@
 Students of a teacher that takes four Euler steps, of learned teachers, two of them trained for a short time, and of the
 exact teacher, one of those too small and one with few updates; three seeds each. Every student is trained three ways: with
 the term; without it, three times as many updates, for about as many processor seconds; and without it, as many updates,
-which is the control for the term itself. Beside them, with the first teacher: the term with three times the weight, or with
-a part of it left out. Samples on the ring are judged by studies.samplers (sliced W1 over its noise floor, width of the
-modes), by the share of them within three standard deviations of a mode, and by the scarcest mode's share over the mean; the
-map by its error. One thread, about twelve minutes; results are kept in studies/adversarial.json as they come.
+which is the control for the term itself. Beside them: the term with smaller weights, with the first and the exact teacher;
+and with the first, three times the weight, or a part of it left out. Samples on the ring are judged by studies.samplers
+(sliced W1 over its noise floor, width of the modes), by the share of them within three standard deviations of a mode, and
+by the scarcest mode's share over the mean; the map by its error. One thread, about twelve minutes; results are kept in
+studies/adversarial.json as they come.
 """
 
 import sys
@@ -48,6 +49,8 @@ VARIANTS: dict[str, tuple[float, dict[str, Any]]] = {
     "without, as many updates": (0.0, {}),
     "with": (1.0, {}),
     "weight 3": (3.0, {}),
+    "weight 0.3": (0.3, {}),
+    "weight 0.1": (0.1, {}),
     "no R1": (1.0, {"r1": 0.0}),
     "no noise": (1.0, {"noise": 0.0}),
     "neither": (1.0, {"r1": 0.0, "noise": 0.0}),
@@ -120,6 +123,7 @@ def main() -> None:
     for seed in map(int, sys.argv[1:] or SEEDS):
         pairs = [(setting, variant) for setting in SETTINGS for variant in WAYS]
         pairs += [("four Euler steps", variant) for variant in VARIANTS]
+        pairs += [("exact", variant) for variant in ("weight 0.3", "weight 0.1")]
         run(RESULTS, [{"setting": s, "variant": v, "seed": seed} for s, v in pairs], measure)
 
 

@@ -3,8 +3,8 @@
     python -m studies.digits [8] [28]
 
 One thread, some minutes each; PLANS says how many steps. Training goes on from its own files in _build when it is started
-again, and more steps prolong it. Figures over the time of training, and at its end, are kept in studies/digits.json; the models
-of 28 x 28 go to book/checkpoints, each with its card.
+again, and more steps prolong it. Figures over the time of training, and at its end, are kept in studies/digits.json; the
+models of 28 x 28 pixels go to book/checkpoints, each with its card.
 """
 
 import contextlib

@@ -47,12 +47,12 @@ BLOCK = 614  # steps timed at once: as many as one pool of trajectories serves, 
 PLANE = {
     ("ring", "exact"): 13_500,
     ("ring", "learned"): 8_500,
-    ("ring", "none"): 6_000,
+    ("ring", "none"): 8_000,
     ("two_moons", "exact"): 8_000,
     ("two_moons", "learned"): 8_500,
-    ("two_moons", "none"): 6_000,
+    ("two_moons", "none"): 8_000,
 }
-SIXTEEN = 10_000  # for 120 processor seconds
+SIXTEEN = 16_000  # for 120 processor seconds
 TABLE = 8_000  # for 90 processor seconds
 ROWS = 5_000
 LOSSES = ("distilled", "distilled_and_denoised", "denoised")

@@ -20,7 +20,7 @@ if "google.colab" in sys.modules:  # anywhere else this cell does nothing
 
     subprocess.run(["git", "clone", "--depth=1", "{repository}", "/content/book"], check=not os.path.exists("/content/book"))
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "/content/book"], check=True)
-    sys.path.insert(0, "/content/book")
+    sys.path[:0] = ["/content/book", "/content/book/book"]
     os.chdir("/content/book/book")"""
 
 
@@ -40,12 +40,8 @@ def with_colab_cell(notebook: nbformat.NotebookNode, repository: str) -> None:
 def publish(root: Path, repository: str, site: str) -> None:
     """Write the addresses into the configuration and the notebooks of the book at ``root``."""
     config = root / "_config.yml"
-    text = re.sub(
-        r'^repository: \{url: "[^"]*"', f'repository: {{url: "{repository}"', config.read_text(encoding="utf-8"), flags=re.M
-    )
-    config.write_text(
-        re.sub(r'^  baseurl: "[^"]*"', f'  baseurl: "{site.rstrip("/")}/"', text, flags=re.M), encoding="utf-8"
-    )
+    text = re.sub(r'(?<=\nrepository: \{url: ")[^"]*', repository, config.read_text(encoding="utf-8"))
+    config.write_text(re.sub(r'(?<=\n  baseurl: ")[^"]*', site.rstrip("/") + "/", text), encoding="utf-8")
     for path in sorted((root / "book").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         with_colab_cell(notebook, repository)

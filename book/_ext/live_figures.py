@@ -15,11 +15,14 @@ import torch
 from live_stills import CHECKPOINTS
 
 import ctm
+from ctm.metrics import relative_error
+from ctm.noise import karras_times
+from ctm.samplers import gamma_sampling
 
 STATIC = Path(__file__).parents[1] / "_static"
 MATHEMATICS = ["live-world", "live-network", "live-sampler", "live-distance"]
 SHARED = [*MATHEMATICS, "live-draw"]
-FIGURES = {"live-ode": [], "live-jump": SHARED, "live-cloud": SHARED, "live-gamma": SHARED}  # and the scripts each builds on
+MAPPED = ("ring_small", "ring_small_quick", "ring_cm")  # models of the ring whose errors are drawn over all pairs of times
 
 
 def world_script(name: str) -> str:
@@ -40,8 +43,25 @@ def model_script(path: Path) -> str:
     return _script("models", path.stem, {**facts, "weights": base64.b64encode(numbers.tobytes()).decode()})
 
 
-def _script(kind: str, name: str, facts: dict[str, Any]) -> str:
-    start = "(globalThis.ctmData ??= { worlds: {}, models: {} })"
+def errors_script(name: str, steps: int = 20, n: int = 500) -> str:
+    """A script that adds the errors of a stored model of the ring: row i, column j is the flow-map error of the jump from
+    level i to level j of :func:`ctm.noise.karras_times`, over ``n`` points of exact trajectories."""
+    world, model = ctm.data.ring(), live_stills.load(name)
+    times = karras_times(steps, world)
+    start = ctm.samplers.noise(world, n, generator=torch.Generator().manual_seed(0)).double()
+    points = gamma_sampling(world, start, times, path=True)
+
+    def error(i: int, j: int) -> float | None:
+        if j < i:
+            return None
+        jumped = model.G(points[i].float(), float(times[i]), float(times[j]))
+        return round(float(relative_error(jumped, points[j], world.sigma_data)), 5)
+
+    return _script("errors", f"{name}_errors", [[error(i, j) for j in range(steps + 1)] for i in range(steps + 1)])
+
+
+def _script(kind: str, name: str, facts: Any) -> str:
+    start = "(globalThis.ctmData ??= { worlds: {}, models: {}, errors: {} })"
     return f"{start}.{kind}.{name} = {json.dumps(facts)};\n"
 
 
@@ -54,21 +74,21 @@ def write(folder: Path) -> None:
     for path in CHECKPOINTS.glob("*.safetensors"):
         if path.stem in named:
             (folder / f"{path.stem}.js").write_text(model_script(path), encoding="utf-8")
+    for name in MAPPED:
+        (folder / f"{name}_errors.js").write_text(errors_script(name), encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:
     """Register with Sphinx."""
 
     def load_scripts(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-        found = re.findall(r'<div class="(?:live )?(live-\w+)"', context.get("body", ""))
-        for script in dict.fromkeys(script for name in found for script in [*FIGURES[name], name]):
+        found = re.findall(r'<div class="live (live-\w+)"', context.get("body", ""))
+        for script in dict.fromkeys(script for name in found for script in [*SHARED, name]):
             app.add_js_file(f"{script}.js", loading_method="defer")
 
     def write_scripts(app: Any, error: Exception | None) -> None:
         if error is None and app.builder.format == "html":
-            folder = Path(app.outdir) / "_static/live"
-            write(folder)
-            live_stills.write(folder)
+            write(Path(app.outdir) / "_static/live")
 
     app.connect("html-page-context", load_scripts)
     app.connect("build-finished", write_scripts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sphinx.application import Sphinx
 
 BOOK = Path(__file__).parents[1]
 WORDS_A_MINUTE = 150  # of prose between equations, slower than a novel
+ENDS = re.compile(r"\s*(?<!\\)[.,:;]?\s*(\\qquad \\square)?$")  # the end of its sentence, or of a proof
 EQUATION = re.compile(r"^\$\$ *\n((?:(?!\$\$).)*)\n\$\$ \((eq-[\w-]+)\)", re.M | re.S)
 
 
@@ -36,24 +38,26 @@ def prose(name: str) -> str:
 
 
 def badges(name: str) -> list[str]:
-    """Minutes to read, time to run, difficulty: for chapters only."""
+    """Minutes for the main text and for the exercises, time to run, difficulty: for chapters only."""
     level = about(name).get("level")
     if level is None:
         return []
     text = prose(name)
-    minutes = max(5, 5 * round(len(text.split()) / WORDS_A_MINUTE / 5))
+    main, _, exercises = text.partition("## Exercises")
+    read, solve = (5 * math.ceil(len(part.split()) / WORDS_A_MINUTE / 5) for part in (main, exercises))
     runs = re.search(r"\*\*It runs\*\* in (about [\w ]+?) on ", text)
-    return [f"{minutes} min to read", *([f"runs in {runs[1]}"] if runs else []), level]
+    return [f"{read} min to read, exercises {solve} min", *([f"runs in {runs[1]}"] if runs else []), level]
 
 
 def index_of_equations() -> str:
-    """Every labelled equation under its chapter, in the order of the contents."""
+    """Every labelled equation under its chapter, in the order of the contents, with what it is."""
+    what = yaml.safe_load((BOOK / "equations.yml").read_text(encoding="utf-8"))
     names = re.findall(r"file: book/(\w+)", (BOOK.parent / "_toc.yml").read_text(encoding="utf-8"))
     sections = []
     for name in names:
         found = EQUATION.findall(prose(name)) if (BOOK / f"{name}.ipynb").exists() else []
         if found:
-            rows = [f"{{eq}}`{label}`\n\n$$\n{latex}\n$$\n" for latex, label in found]
+            rows = [f"{{eq}}`{label}` {what.get(label, '')}\n\n$$\n{ENDS.sub('', latex)}\n$$\n" for latex, label in found]
             title = re.search(r"^# (.+)$", prose(name), flags=re.M)[1]  # type: ignore[index]
             sections.append(f"## {title}\n\nIn {{doc}}`{name}`.\n\n" + "\n".join(rows))
     return "\n\n".join(sections)

@@ -10,8 +10,8 @@
     document.body.append(sidebar);
   }
 
-  // Search shows a few lines of each page that it finds; from file:// a browser does not let it read them.
-  if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS === "object") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+  // Search shows a few lines of each page that it finds; from the disk or in a sandbox a browser does not let it read them.
+  if (window.origin === "null" && typeof DOCUMENTATION_OPTIONS === "object") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
   // An equation or a figure wider than its column scrolls; the keyboard must reach it to do so.
   function reach() {
@@ -22,6 +22,9 @@
   }
   addEventListener("load", reach);
   addEventListener("resize", reach);
+
+  // On paper all solutions and answers are open.
+  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((box) => (box.open = true)));
 
   // A full stop or comma stays on the line of the formula before it.
   function keepTogether(formula) {

@@ -4,9 +4,10 @@
 
 const ctmDraw = (() => {
   const FOLDER = document.currentScript.src.replace(/[^/]*$/, "live/");
-  const LIGHT = { data: "#555555", noise: "#999999", exact: "#0072B2", euler: "#009E73", student: "#D55E00", ink: "#222222", faint: "#cccccc" };
-  const DARK = { data: "#c0c0c0", noise: "#8f8f8f", exact: "#56B4E9", euler: "#2fc39b", student: "#ff9d5c", ink: "#dddddd", faint: "#505050" };
-  const colours = () => (document.documentElement.dataset.theme === "dark" ? DARK : LIGHT);
+  // The palette of the style sheet, read once for each theme.
+  const KINDS = ["data", "noise", "exact", "euler", "teacher", "student", "ink", "faint"], palettes = {};
+  const colours = () => palettes[document.documentElement.dataset.theme] ??= Object.fromEntries(KINDS.map((kind) =>
+    [kind, getComputedStyle(document.documentElement).getPropertyValue(`--ctm-${kind}`).trim()]));
 
   const NAMES = { two_gaussians: "two modes on a line", ring: "ring", two_moons: "two moons", pinwheel: "pinwheel" };
   // The stored models of each world in the plane, by file and by what the reader is told. The first is drawn at once.
@@ -18,12 +19,13 @@ const ctmDraw = (() => {
   };
   const loaded = {};
 
-  // A world or a stored model by its name, from the script that the build wrote for it.
+  // A world, a stored model or a map of its errors by its name, from the script that the build wrote for it.
   function load(kind, name) {
     loaded[name] ??= new Promise((resolve, reject) => {
       const script = document.createElement("script");
       script.src = `${FOLDER}${name}.js`;
-      script.onload = () => resolve((kind === "worlds" ? ctmMath.mixture : ctmMath.network)(globalThis.ctmData[kind][name]));
+      const made = { worlds: ctmMath.mixture, models: ctmMath.network, errors: (map) => map }[kind];
+      script.onload = () => resolve(made(globalThis.ctmData[kind][name]));
       script.onerror = () => reject(new Error(`${name}.js is missing from this build`));
       document.head.append(script);
     });
@@ -71,7 +73,7 @@ const ctmDraw = (() => {
 
   function legend(parent, entries) {
     const list = element(parent, "ul", { class: "legend" });
-    return entries.map(([kind, text]) => element(list, "li", { class: kind }, text));
+    return entries.map(([kind, text, look = ""]) => element(list, "li", { class: look, style: `--ink: var(--ctm-${kind})` }, text));
   }
 
   // A canvas cleared and scaled to the screen's pixels.
@@ -110,6 +112,70 @@ const ctmDraw = (() => {
     if (hollow) g.stroke(); else g.fill();
   }
 
+  function arrow(g, from, to, colour, width, head = 4) {
+    const angle = Math.atan2(to[1] - from[1], to[0] - from[0]);
+    const back = (turn) => [to[0] - head * Math.cos(angle + turn), to[1] - head * Math.sin(angle + turn)];
+    line(g, [from, to], colour, width);
+    line(g, [back(0.5), to, back(-0.5)], colour, width);
+  }
+
+  // A way from one point (t, x) to the next, straight in t and so bent on an axis that is not.
+  const straight = (points) => points.slice(1).flatMap(([u, y], i) => Array.from({ length: 9 }, (_, j) =>
+    [points[i][0] + j / 8 * (u - points[i][0]), points[i][1].map((value, k) => value + j / 8 * (y[k] - value))]));
+
+  // An axis from one value to another, even in value^power, in log value if power is 0.
+  function scale(from, to, power = 1) {
+    const bend = power ? (value) => value ** power : Math.log, back = power ? (part) => part ** (1 / power) : Math.exp;
+    const a = bend(from), b = bend(to);
+    return { share: (value) => (bend(value) - a) / (b - a), value: (part) => back(a + Math.min(Math.max(part, 0), 1) * (b - a)) };
+  }
+
+  // A canvas with two axes: place gives the pixels of two values, and find the values at pixels.
+  function axes(canvas, across, up, left = 36, bottom = 36, top = 20) {
+    const { g, width, height } = sheet(canvas), wide = width - left - 10, high = height - bottom - top;
+    const place = (a, b) => [left + across.share(a) * wide, top + (1 - up.share(b)) * high];
+    const find = (px, py) => [across.value((px - left) / wide), up.value(1 - (py - top) / high)];
+    g.fillStyle = colours().ink;
+    g.textAlign = "center";
+    across.ticks.forEach((tick) => g.fillText(tick, left + across.share(tick) * wide, height - bottom + 16));
+    g.fillText(across.name, left + wide / 2, height - 4);
+    g.textAlign = "right";
+    up.ticks.forEach((tick) => g.fillText(tick, left - 5, top + (1 - up.share(tick)) * high + 4));
+    g.textAlign = "left";
+    g.fillText(up.name, 0, 12);
+    return { g, place, find };
+  }
+
+  // A point of a canvas under the hand: move is told the pixels where a pointer is, or where an arrow key leads to from where().
+  function drag(canvas, where, move) {
+    const follow = (event) => {
+      if (event.type === "pointerdown") canvas.setPointerCapture(event.pointerId);
+      else if (!event.buttons) return;
+      const bounds = canvas.getBoundingClientRect();
+      move(event.clientX - bounds.left, event.clientY - bounds.top);
+    };
+    canvas.addEventListener("pointerdown", follow);
+    canvas.addEventListener("pointermove", follow);
+    canvas.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const size = (event.shiftKey ? 0.05 : 0.01) * Math.min(canvas.clientWidth, canvas.clientHeight), [px, py] = where();
+      move(px + size * step[0], py + size * step[1]);
+    });
+  }
+
+  // The two panels of most figures: one to move a point in by hand, and one to look at.
+  function panels(parent, hand, look) {
+    const box = element(parent, "div", { class: "panels" });
+    const first = element(box, "canvas", { class: "hand", role: "application", tabindex: "0", "aria-label": hand });
+    return [first, look && element(box, "canvas", { class: "plot", role: "img", "aria-label": look }), box];
+  }
+
+  const spot = (p) => (p.length === 1 ? p[0].toFixed(2) : `(${p[0].toFixed(2)}, ${p[1].toFixed(2)})`).replaceAll("-", "−");
+  const apart = (a, b) => Math.hypot(...a.map((value, i) => value - b[i]));
+  const small = (gap) => (gap < 0.001 ? "less than 0.001" : gap.toFixed(3));
+
   // Points are shown at x sd / sqrt(sd^2 + t^2): the same spread at every noise level.
   const shrink = (world, t) => world.sigma_data / Math.hypot(world.sigma_data, t);
 
@@ -145,5 +211,6 @@ const ctmDraw = (() => {
     });
   }
 
-  return { NAMES, MODELS, colours, load, element, slider, select, legend, sheet, dots, line, disc, shrink, level, stage, start };
+  return { NAMES, MODELS, colours, load, element, slider, select, legend, sheet, dots, line, disc, arrow, straight, scale, axes, drag, panels,
+    spot, apart, small, shrink, level, stage, start };
 })();

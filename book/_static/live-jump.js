@@ -17,7 +17,7 @@ ctmDraw.start("live-jump", async (box) => {
     (value) => (world ? d.level(time(value)) : ""), () => request());
   const button = d.element(side, "button", { type: "button" }, "another noise point");
   const legend = d.legend(side, [["exact", "the exact trajectory"], ["euler", "Euler steps with the exact denoiser"],
-    ["student dashed", "consistency jump: to the end"], ["student", "CTM’s jump: to any s"], ["noise", ""], ["data", "the data"]]);
+    ["student", "consistency jump: to the end", "dashed"], ["student", "CTM’s jump: to any s"], ["noise", ""], ["data", "the data"]]);
   const { request, say } = d.stage(box, draw);
 
   async function pick(name) {
@@ -75,10 +75,7 @@ ctmDraw.start("live-jump", async (box) => {
       g.fillText("s", across - 5, 14);
     }
     d.line(g, path.points.map((p, j) => place(m.timeOf(path, j), p)), colour.exact, 2.5);
-    const stairway = stairs.slice(1).flatMap((after, i) => Array.from({ length: 9 }, (_, j) => { // straight in t, not on this axis
-      const f = j / 8;
-      return place(levels[i] + f * (levels[i + 1] - levels[i]), after.map((value, k) => stairs[i][k] + f * (value - stairs[i][k])));
-    }));
+    const stairway = d.straight(levels.map((t, i) => [t, stairs[i]])).map(([t, p]) => place(t, p));
     d.line(g, stairway, colour.euler, 1.6);
     stairs.slice(1).forEach((p, i) => d.disc(g, place(levels[i + 1], p), colour.euler, 3));
     const start = place(high, x);
@@ -95,43 +92,35 @@ ctmDraw.start("live-jump", async (box) => {
       g.fillText(world.dim === 2 ? "drag me" : "↕ drag me", start[0] - (world.dim === 2 ? 0 : 8), start[1] + (world.dim === 2 ? 26 : -14));
     }
 
-    const apart = (a, b) => { const gap = Math.hypot(...a.map((value, i) => value - b[i])); return gap < 0.001 ? "less than 0.001" : gap.toFixed(3); };
-    const spot = (p) => (p.length === 1 ? p[0].toFixed(2) : `(${p[0].toFixed(2)}, ${p[1].toFixed(2)})`);
-    say(`From ${spot([...x])} at noise level ${d.level(high)} the trajectory ends at ${spot([...last])}. ${n} Euler step${n > 1 ? "s" : ""} `
-      + `end${n > 1 ? "" : "s"} ${apart(stairs[n], last)} from there, the consistency jump ${apart(consistency, last)}. `
-      + `CTM’s jump to s = ${d.level(s)} lands ${apart(jumped, there)} from the trajectory.`);
+    const { spot, apart, small } = d;
+    say(`From ${spot(x)} at noise level ${d.level(high)} the trajectory ends at ${spot(last)}. ${n} Euler step${n > 1 ? "s" : ""} `
+      + `end${n > 1 ? "" : "s"} ${small(apart(stairs[n], last))} from there, the consistency jump ${small(apart(consistency, last))}. `
+      + `CTM’s jump to s = ${d.level(s)} lands ${small(apart(jumped, there))} from the trajectory.`);
   }
 
-  // Move the noise point to a place in the picture, given in units of its edge.
+  // The noise point in pixels, and moved to a place in the picture, given in units of its edge.
+  const size = () => { // half of the picture, and its middle
+    const plane = world.dim === 2, width = canvas.clientWidth, high = canvas.clientHeight - (plane ? 0 : BOTTOM);
+    return [0.95 * (plane ? Math.min(width, high) : high) / 2, width / 2, high / 2];
+  };
+  const reach = () => 0.95 * limit / d.shrink(world, world.sigma_max);
   function move(across, up) {
     touched = true;
-    const wide = world.dim === 2 ? [across, up] : [up], factor = 0.95 * limit / d.shrink(world, world.sigma_max);
-    x = Float64Array.from(wide, (value) => factor * Math.min(Math.max(value, -1), 1));
+    const wide = world.dim === 2 ? [across, up] : [up];
+    x = Float64Array.from(wide, (value) => reach() * Math.min(Math.max(value, -1), 1));
     request();
   }
-  const where = () => { const k = d.shrink(world, world.sigma_max) / (0.95 * limit); return world.dim === 2 ? [x[0] * k, x[1] * k] : [0, x[0] * k]; };
-
-  function drag(event) {
-    if (!world) return;
-    if (event.type === "pointerdown") canvas.setPointerCapture(event.pointerId);
-    else if (!event.buttons) return;
-    const bounds = canvas.getBoundingClientRect(), high = bounds.height - (world.dim === 2 ? 0 : BOTTOM);
-    const half = (world.dim === 2 ? Math.min(bounds.width, bounds.height) : high) / 2 * 0.95;
-    move((event.clientX - bounds.left - bounds.width / 2) / half, (high / 2 - (event.clientY - bounds.top)) / half);
-  }
-  canvas.addEventListener("pointerdown", drag);
-  canvas.addEventListener("pointermove", drag);
-  canvas.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
-    if (!step || !world) return;
-    event.preventDefault();
-    const size = event.shiftKey ? 0.1 : 0.02, [across, up] = where();
-    move(across + size * step[0], up + size * step[1]);
+  await pick(worlds.value);
+  d.drag(canvas, () => {
+    const [half, middle, centre] = size(), k = half / reach();
+    return world.dim === 2 ? [middle + k * x[0], centre - k * x[1]] : [middle, centre - k * x[0]];
+  }, (px, py) => {
+    const [half, middle, centre] = size();
+    move((px - middle) / half, (centre - py) / half);
   });
   const luck = m.normals(7);
   button.addEventListener("click", () => {
     const drawn = luck.draw(2);
     move(drawn[0] / 2, drawn[1] / 2); // normal, as noise is
   });
-  await pick(worlds.value);
 });

@@ -75,5 +75,13 @@
     return out;
   }
 
-  Object.assign((globalThis.ctmMath ??= {}), { network, jump });
+  // The same model with a last layer of zeros: it answers 0, as an untrained one about does.
+  const silenced = (model) => ({ ...model, body: model.body.map((layer, l) => (
+    l < model.body.length - 1 ? layer : { ...layer, w: layer.w.map(() => 0), b: layer.b.map(() => 0) })) });
+
+  // What one pair adds to the consistency loss: the squared distance in units of c_out(t) (1 - s/t), its mean over coordinates.
+  const pairLoss = (sd, t, s, estimate, target) => estimate.reduce((sum, value, i) => sum + (value - target[i]) ** 2, 0)
+    / estimate.length / (t * sd / Math.hypot(t, sd) * (1 - s / t)) ** 2;
+
+  Object.assign((globalThis.ctmMath ??= {}), { network, jump, silenced, pairLoss });
 })();

@@ -36,7 +36,8 @@
   }
 
   // Gradient of log p_t: the sum over components of r_k (mu_k - x) / (c_k^2 + t^2), r_k the share that x came from k.
-  function score(world, x, t, out = new Float64Array(x.length)) {
+  // The log density of each point goes into `density`, where one is given.
+  function score(world, x, t, out = new Float64Array(x.length), density = null) {
     const { k: K, dim, mu, stds, logWeights } = world;
     const inverse = new Float64Array(K), constant = new Float64Array(K), logs = new Float64Array(K);
     for (let k = 0; k < K; k++) {
@@ -59,10 +60,22 @@
         s0 += pull * (mu[k * dim] - x0);
         if (dim > 1) s1 += pull * (mu[k * dim + 1] - x1);
       }
+      if (density) density[at / dim] = top + Math.log(sum) - 0.5 * dim * Math.log(2 * Math.PI);
       out[at] = s0 / sum;
       if (dim > 1) out[at + 1] = s1 / sum;
     }
     return out;
+  }
+
+  // The share r_k of one point that each component claims at noise level t.
+  function claims({ stds, logWeights, mu, dim }, x, t) {
+    const logs = stds.map((std, k) => {
+      const square = x.reduce((sum, value, d) => sum + (value - mu[k * dim + d]) ** 2, 0), v = std * std + t * t;
+      return logWeights[k] - 0.5 * square / v - 0.5 * dim * Math.log(v);
+    });
+    const top = logs.reduce((a, b) => Math.max(a, b)), terms = logs.map((log) => Math.exp(log - top));
+    const sum = terms.reduce((a, b) => a + b);
+    return terms.map((term) => term / sum);
   }
 
   // D(x, t) = x + t^2 score(x, t).
@@ -104,5 +117,5 @@
 
   const timeOf = (path, j) => path.c * Math.sinh(path.first + j * path.h);
 
-  Object.assign((globalThis.ctmMath ??= {}), { normals, mixture, sample, score, denoiser, trajectories, at, timeOf });
+  Object.assign((globalThis.ctmMath ??= {}), { normals, mixture, sample, score, claims, denoiser, trajectories, at, timeOf });
 })();

@@ -6,7 +6,7 @@ from ctm.losses.consistency import Consistency, consistency_loss
 from ctm.losses.denoising import Denoising, dsm_loss, stable_target
 from ctm.losses.eulerian import Eulerian
 from ctm.losses.lagrangian import Lagrangian
-from ctm.losses.laws import Law, Then
+from ctm.losses.laws import Batch, Law, Then
 from ctm.losses.methods import METHODS
 from ctm.losses.moments import MomentMatching
 from ctm.losses.objective import (
@@ -41,6 +41,7 @@ from ctm.losses.trajectories import (
 __all__ = [
     "METHODS",
     "Adversarial",
+    "Batch",
     "Consistency",
     "Denoising",
     "Draw",

@@ -36,7 +36,7 @@ class Eulerian(Law):
     """Let the gradient through the derivative too, as Eulerian map distillation does (Boffi
     et al. 2024); else the target is held still."""
     warmup: float = 0.0
-    r"""Share of the training over which the derivative comes in: at first
+    r"""Share of the training over which the derivative comes in. At first
     :math:`c_{skip}(t)\,(g - D)` stands in its place, which pulls :math:`g` to :math:`D`
     (sCM's warm-up of the tangent)."""
     step: float = 3e-3

@@ -33,7 +33,7 @@ class Lagrangian(Law):
     to_data: float = 0.1
     """As for :class:`ctm.losses.Law`."""
     through: str = "derivative"
-    """What carries the gradient: the network's "output" alone, with a target held still;
+    """What carries the gradient, the network's "output" alone, with a target held still;
     its "derivative" too; or "all", the velocity at the end as well."""
     step: float = 3e-3
     r"""Step of the finite difference in :math:`\log s`; 0 for forward mode."""

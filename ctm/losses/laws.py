@@ -58,9 +58,9 @@ class Law(Term):
     teacher: Denoiser | Conditional | None = None
     """Gives the slope; without one it comes from the data, or from the student."""
     own: bool = False
-    r"""Without a teacher: take the slope from the student's own denoiser, held still."""
+    r"""Without a teacher, take the slope from the student's own denoiser, held still."""
     references: int = 0
-    """Without a teacher: clean points that steady the slope from the data
+    """Without a teacher, clean points that steady the slope from the data
     (:func:`ctm.losses.stable_target`)."""
     from_noise: float = 0.4
     """Probability that ``t`` is ``sigma_max``."""

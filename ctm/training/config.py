@@ -34,9 +34,7 @@ class Config:
 
     data: str = key("ring", "a ready-made world by its name, or a .npy or .csv file")
     objective: str = key("scratch", f"one of {', '.join(OBJECTIVES)}")
-    teacher: str = key(
-        "", "of objective teacher: a model's file, or exact for a world's own"
-    )
+    teacher: str = key("", "of objective teacher: a model's file, or exact for a world")
     network: str = key("", "a class of ctm.networks; empty: by the shape of the data")
     width: int = key(0, "its width; 0: its own default")
     layers: int = key(0, "its layers; 0: its own default")

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -22,6 +20,7 @@ from ctm import checkpoints
 from ctm.losses import Denoising, Objective
 from ctm.models import CTM
 from ctm.training.config import Config, consistency, load_data, new_student
+from ctm.training.log import Log
 from ctm.training.loop import check_same, writable
 from ctm.training.state import State
 
@@ -57,8 +56,9 @@ class Launch:
             from accelerate import Accelerator  # `import ctm` does without it
             from accelerate.utils import is_tensorboard_available
         except ImportError as error:
-            wanted = "pip install 'ctm-book[machines]'"
-            raise ImportError(f"training from a file needs accelerate: {wanted}") from error
+            raise ImportError(
+                "training from a file needs accelerate: pip install accelerate"
+            ) from error
         asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if asked not in ("no", config.precision):
             raise ValueError(f"precision is {config.precision}, the launcher has {asked}")
@@ -93,7 +93,7 @@ class Launch:
         if config.objective == "teacher" and config.teacher != "exact":
             if config.network or config.width or config.layers:
                 raise ValueError("network must be empty: the student begins as its teacher")
-            model = checkpoints.load(config.teacher).to(device)
+            model = checkpoints.load(config.teacher).to(device).requires_grad_(False)
         else:
             model = new_student(config, world).to(device)
         first = {"denoiser": config.steps, "scratch": config.steps // 2}.get(
@@ -133,7 +133,11 @@ class Launch:
                 part.load_state_dict(split(tensors, k), header["run"]["done"])
         loss_of = engine.prepare(PartLoss(student))
         watch = engine.is_main_process and state.done < steps
-        log = Log(self, first + state.done) if watch else None
+        log = (
+            Log(self.folder / "log.jsonl", engine, config, first + state.done)
+            if watch
+            else None
+        )
         total, since = torch.zeros((), device=engine.device), state.done
         while state.done < steps:
             state.optimizer.zero_grad()
@@ -204,47 +208,6 @@ def split(tensors: dict[str, Tensor], k: int) -> dict[str, Tensor]:
     return shared | {
         n.removeprefix(start): v for n, v in tensors.items() if n.startswith(start)
     }
-
-
-class Log:
-    """The run's lines: JSON in ``log.jsonl``, TensorBoard where it is installed, and a line
-    with the time that is left."""
-
-    def __init__(self, launch: Launch, done: int) -> None:
-        self.engine, self.config = launch.engine, launch.config
-        self.path = launch.folder / "log.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [
-            line
-            for line in lines
-            if line.endswith("}") and json.loads(line)["step"] <= done
-        ]
-        part = self.path.with_suffix(".part")
-        part.write_text("".join(f"{line}\n" for line in kept))
-        os.replace(part, self.path)
-        self.start = self.last = time.perf_counter(), done
-
-    def write(self, step: int, loss: float, lr: float) -> None:
-        """A line at ``step``."""
-        now, total = time.perf_counter(), self.config.steps
-        (then, before), (begin, first) = self.last, self.start
-        self.last = now, step
-        left = (now - begin) / (step - first) * (total - step)
-        figures = {
-            "loss": loss,
-            "lr": lr,
-            "points_per_second": self.config.batch * (step - before) / (now - then),
-            "seconds_left": left,
-        }
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step} | figures) + "\n")
-        self.engine.log(figures, step=step)
-        rate = figures["points_per_second"]
-        print(
-            f"step {step} of {total}: loss {loss:.4g}, {rate:,.0f} points/s, "
-            f"{left // 60:.0f} min {left % 60:.0f} s left",
-            flush=True,
-        )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,15 +7,6 @@ import pytest
 from reader import HTML, Reader, find_chromium, opened, served
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """With several workers all tests of one page go to one of them, which then visits the page once."""
-    for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
-            path = item.callspec.params.get("path") if hasattr(item, "callspec") else None
-            item.add_marker(pytest.mark.xdist_group(item.path.stem if path is None else f"page {path.stem}"))
-
-
 @pytest.fixture(scope="session")
 def browser():
     """Chromium; where there is none the tests that need it are skipped, or fail if ``NEED_BROWSER`` is set."""

@@ -64,6 +64,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def served(folder: Path = HTML) -> Iterator[str]:
     """Serve ``folder`` on this machine; gives the address."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    server.handle_error = lambda *_: None  # a browser that closes a connection is no news
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -179,15 +179,13 @@ def test_a_page_without_sections_does_not_throw(browser, tmp_path):
     assert errors == []
 
 
-@pytest.mark.parametrize("home", ["disk", "server"])
-def test_search_and_theme_work_where_storage_is_refused(browser, address, tmp_path, home):
+def test_search_and_theme_work_where_storage_is_refused(browser, address, tmp_path):
     """In a sandboxed frame a page may keep nothing."""
     page, errors = browser.new_page(viewport=DESK), []
+    page.set_default_timeout(PATIENCE)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    search = f"{HTML.as_uri() if home == 'disk' else address}/search.html?q=consistency"
-    (tmp_path / "frame.html").write_text(
-        f'<iframe sandbox="allow-scripts" width=1200 height=800 src="{search}"></iframe>', encoding="utf-8"
-    )
+    frame = f'<iframe sandbox="allow-scripts" width=1200 height=800 src="{address}/search.html?q=consistency"></iframe>'
+    (tmp_path / "frame.html").write_text(frame, encoding="utf-8")
     page.goto((tmp_path / "frame.html").as_uri())
     frame = page.frame_locator("iframe")
     frame.locator("#search-results ul.search li").first.wait_for()
@@ -196,4 +194,14 @@ def test_search_and_theme_work_where_storage_is_refused(browser, address, tmp_pa
     frame.locator(".theme-switch-button:visible").first.click()
     assert root.get_attribute("data-mode") != before
     assert errors == []
+    page.close()
+
+
+def test_on_paper_solutions_and_answers_are_open(browser):
+    page = browser.new_page()
+    page.goto((HTML / "book/solvers.html").as_uri(), wait_until="load")
+    closed = page.locator(".bd-article details:not([open])")
+    assert closed.count() > 9
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert closed.count() == 0
     page.close()

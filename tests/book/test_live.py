@@ -7,15 +7,19 @@ import subprocess
 from pathlib import Path
 
 import live_figures
+import live_stills
 import numpy as np
 import ot
 import pytest
 import torch
 from helpers import generator, noised
+from PIL import Image
 
 import ctm
+from ctm.losses import Pairs, consistency_loss
 from ctm.noise import karras_times
-from ctm.samplers import euler, gamma_sampling
+from ctm.plotting import COLOURS
+from ctm.samplers import euler, gamma_sampling, heun
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,8 +77,8 @@ def cloud(numbers, dim):
 def test_the_pages_get_what_their_figures_offer_and_no_more(tmp_path):
     live_figures.write(tmp_path)
     drawing = (ROOT / "book/_static/live-draw.js").read_text(encoding="utf-8")
-    offered = {"pair_small", "two_gaussians", *re.findall(r'\["(\w+)", "', drawing)}
-    offered |= {"ring", "two_moons", "pinwheel"}
+    offered = {"pair_small", "two_gaussians", *re.findall(r'\["(\w+_\w+)", "', drawing)}
+    offered |= {"ring", "two_moons", "pinwheel", *(f"{name}_errors" for name in live_figures.MAPPED)}
     assert {path.stem for path in tmp_path.glob("*.js")} == offered
 
 
@@ -84,10 +88,42 @@ def test_score_and_denoiser(js, name):
     dim = world.means.shape[1]
     for t in (0.002, 0.1, 1.0, 10.0):
         x = noised(world, t)
-        script = f"const w = m.mixture(data.worlds.{name}); return [m.score(w, given.x, {t}), m.denoiser(w, given.x, {t})]"
-        score, guess = js(script, [name], x=x)
+        script = (
+            f"const w = m.mixture(data.worlds.{name}), logs = new Float64Array(given.x.length / {dim});"
+            f"return [m.score(w, given.x, {t}, undefined, logs), m.denoiser(w, given.x, {t}), logs]"
+        )
+        score, guess, logs = js(script, [name], x=x)
+        assert torch.allclose(torch.tensor(logs, dtype=torch.float64), world.log_prob(x, t), rtol=1e-9, atol=1e-9)
         assert torch.allclose(cloud(score, dim), world.score(x, t), rtol=1e-9, atol=1e-9)
         assert torch.allclose(cloud(guess, dim), world.denoiser(x, t), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["pinwheel", "uneven_two_gaussians"])
+def test_what_each_component_claims(js, name):
+    """By Bayes' rule, from the densities of the noised components."""
+    world = ctm.data.WORLDS[name]()
+    for t in (0.002, 0.3, 5.0):
+        x = noised(world, t, n=20)
+        spread = (world.stds**2 + t**2).sqrt()
+        logs = torch.distributions.Normal(world.means, spread[:, None]).log_prob(x[:, None]).sum(2) + world.weights.log()
+        script = f"const w = m.mixture(data.worlds.{name}); return given.x.map((x) => m.claims(w, x, {t}))"
+        found = torch.tensor(js(script, [name], x=x.tolist()), dtype=torch.float64)
+        assert torch.allclose(found, logs.softmax(1), rtol=1e-9, atol=1e-12)
+
+
+def test_the_denoiser_of_a_few_points_is_their_weighted_mean(js):
+    """Components without width, as the figure makes them: weights exp(-|x - y|^2 / 2t^2)."""
+    points, t = noised(ctm.data.ring(), 0.002, n=24), 0.2
+    x = noised(ctm.data.ring(), t, n=10)
+    script = (
+        "const stds = Array(24).fill(0), weights = Array(24).fill(1 / 24);"
+        "const w = m.mixture({ ...data.worlds.ring, means: given.points, stds, weights });"
+        f"return given.x.map((x) => [m.claims(w, x, {t}), m.denoiser(w, Float64Array.from(x), {t})])"
+    )
+    weights = (-torch.cdist(x, points).square() / (2 * t**2)).softmax(1)
+    for row, (found, mean) in enumerate(js(script, ["ring"], points=points.tolist(), x=x.tolist())):
+        assert found == pytest.approx(weights[row].tolist(), abs=1e-9)
+        assert mean == pytest.approx((weights[row] @ points).tolist(), abs=1e-9)
 
 
 @pytest.mark.parametrize("name", [*PLANE, "two_gaussians"])
@@ -141,6 +177,101 @@ def test_a_cloud_can_grow_and_shrink(js):
     )
     reused, fresh = js(script, ["ring_quick"], x=x)
     assert reused == fresh
+
+
+def test_a_trajectory_from_any_time_to_time_zero(js):
+    """As the figure of the probability-flow ODE draws it, in 60 steps."""
+    world = ctm.data.two_gaussians()
+    x = torch.tensor([[-5.0], [-1.2], [0.1], [0.6], [3.0]], dtype=torch.float64)
+    for t in (0.05, 0.5, 2.0, 6.0):
+        script = (
+            f"return m.trajectories(m.mixture(data.worlds.two_gaussians), Float64Array.from(given.x), {t}, 0, 60).points[60]"
+        )
+        assert (cloud(js(script, ["two_gaussians"], x=x), 1) - world.G(x, t, 0.0)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("rho", [1, 3.5, 7, 20])
+def test_heun_and_the_placement_of_times(js, rho):
+    """Times by the formula of Karras et al.; steps of both solvers along them, on the line and in the plane."""
+    for world, name in ((ctm.data.ring(), "ring"), (ctm.data.two_gaussians(), "two_gaussians")):
+        low, high = world.sigma_min, world.sigma_max
+        dim = world.means.shape[1]
+        wanted = torch.linspace(high ** (1 / rho), low ** (1 / rho), 7, dtype=torch.float64) ** rho
+        x = noised(world, high, n=20)
+        script = (
+            f"const w = m.mixture(data.worlds.{name}), l = m.times(6, {low}, {high}, {rho});"
+            "return [l, m.euler(w, given.x, l), m.heun(w, given.x, l)]"
+        )
+        levels, first, second = js(script, [name], x=x)
+        assert levels == pytest.approx(wanted.tolist(), rel=1e-9)
+        for solver, found in ((euler, first), (heun, second)):
+            gap = torch.stack([cloud(points, dim) for points in found]) - solver(world, x, levels, path=True)
+            assert gap.abs().max() < 1e-6 * high
+
+
+def test_a_pairs_loss_and_a_network_that_answers_zero(js):
+    model = ctm.load(live_figures.CHECKPOINTS / "pair_small.safetensors")
+    script = (
+        "const { x, xu, t, u, s } = given, model = m.network(data.models.pair_small);"
+        "const used = given.zero ? m.silenced(model) : model;"
+        "const estimate = m.jump(used, Float64Array.from(x), t, s), target = m.jump(used, Float64Array.from(xu), u, s);"
+        "return [m.pairLoss(model.sigma_data, t, s, estimate, target), estimate]"
+    )
+    silent = ctm.load(live_figures.CHECKPOINTS / "pair_small.safetensors")
+    with torch.no_grad():
+        silent.last_layer.zero_()
+        silent.network.body[-1].bias.zero_()
+    for t, u, s in ((30.0, 20.0, 0.1), (2.0, 1.0, 1.0), (0.5, 0.4, 0.01)):
+        x, xu = torch.tensor([[0.7 * t]]), torch.tensor([[0.6 * u]])
+        for zero, used in ((0, model), (1, silent)):
+            found, estimate = js(script, ["pair_small"], x=x, xu=xu, t=t, u=u, s=s, zero=zero)
+            at_t, at_u, at_s = (torch.tensor([[time]]) for time in (t, u, s))
+            with torch.no_grad():
+                wanted = consistency_loss(used, used, Pairs(x, at_t, xu, at_u, at_s)).item()
+                assert estimate == pytest.approx(used.G(x, t, s).flatten().tolist(), abs=1e-4)
+            assert found == pytest.approx(wanted, rel=1e-3, abs=1e-7)
+
+
+def test_the_map_of_errors_is_that_of_the_metrics():
+    script = live_figures.errors_script("ring_cm", steps=4, n=2000)
+    table = json.loads(script.partition(" = ")[2].rstrip(";\n"))
+    model, world = live_stills.load("ring_cm"), ctm.data.ring()
+    times = karras_times(4, world).tolist()
+    wanted = ctm.metrics.error_table(model, world, times, n=2000)
+    for i in range(5):
+        for j in range(5):
+            if j < i:
+                assert table[i][j] is None
+            elif j == i:
+                assert table[i][j] < 1e-6
+            else:  # other points: noise about 0, and not noised data
+                assert table[i][j] == pytest.approx(wanted[i, j].item(), rel=0.15)
+
+
+def test_one_palette_for_all_figures():
+    """The style sheet's light colours are those of ctm.plotting, and the dark theme names the same kinds."""
+    sheet = (ROOT / "book/_static/book.css").read_text(encoding="utf-8")
+    light, dark = (
+        dict(re.findall(r"--ctm-(\w+): (#\w{6});", block)) for block in re.findall(r"{([^}]*--ctm-data:[^}]*)}", sheet)
+    )
+    assert {kind: light[kind].lower() for kind in COLOURS} == {kind: colour.lower() for kind, colour in COLOURS.items()}
+    assert light.keys() == dark.keys()
+    scripts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "book/_static").glob("live-*.js"))
+    assert not re.findall(r"#[0-9a-fA-F]{3,6}\b", scripts)
+    assert set(re.findall(r"colour\.(\w+)", scripts)) <= light.keys()
+
+
+@pytest.mark.parametrize("name", live_stills.STILLS)
+def test_the_stored_picture_of_a_figure_is_the_one_that_is_drawn(name, tmp_path):
+    """Up to one pixel in two thousand, for rounding on another processor."""
+    live_stills.use_style()
+    live_stills.STILLS[name]()
+    live_stills.plt.savefig(tmp_path / "drawn.png")
+    live_stills.plt.close()
+    paths = tmp_path / "drawn.png", ROOT / f"book/_static/live/live-{name}.png"
+    drawn, stored = (np.asarray(Image.open(path).convert("RGB"), dtype=float) for path in paths)
+    assert drawn.shape == stored.shape
+    assert (np.abs(drawn - stored).max(2) > 32).mean() < 0.0005
 
 
 def test_levels_and_euler(js):

@@ -9,7 +9,7 @@ from helpers import exact_ctm
 
 import ctm
 from ctm.losses import Draw, Models
-from studies import Rows, control, digits, joint, load, pitfalls, regimes, scaling, sixteen, teachers
+from studies import Rows, control, digits, family, joint, load, pitfalls, regimes, scaling, sixteen, teachers
 
 STUDIES = Path(__file__).parents[2] / "studies"
 RESULTS = sorted(STUDIES.glob("*.json"))
@@ -183,3 +183,18 @@ def test_samples_of_a_study_are_one_for_each_label():
     solved = digits.draw(model, labels[:260], 3, solver=True, w=2.0)
     guided = ctm.GuidedModel(model).given(labels[250:260], 2.0)
     assert torch.allclose(solved[250:], ctm.samplers.heun(guided, x[250:], times), atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "calls"), [("CTM, global", 1), ("CTM, local", 2), ("MeanFlow", 4), ("shortcut", 4)])
+def test_the_study_of_the_family_counts_calls_and_repeats(method, calls):
+    runs = [family.learn(lambda teacher: family.default(method, teacher), "two_moons", 0.0, 0, 3) for _ in range(2)]
+    assert all(cost["evaluations"] == calls and cost["steps"] == 3 for _, cost in runs)
+    for one, other in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_every_setting_of_the_family_is_of_a_method_without_a_teacher():
+    alone = [method for method in ctm.losses.METHODS if not family.needs_teacher(method)]
+    assert sorted(alone) == sorted(family.SETTINGS)
+    for method, settings in family.SETTINGS.items():
+        assert repr(ctm.losses.METHODS[method](None)) in [repr(setting) for setting in settings]

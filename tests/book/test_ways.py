@@ -1,5 +1,6 @@
 """How a reader finds the way: badges, reasons to read on, index of equations, quizzes, reference; and publishing."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,11 +11,17 @@ import pytest
 from reader import HTML, ROOT
 
 import ctm
+from tools.chapter import begin
 from tools.publish import COLAB, publish
 
 CONTENTS = re.findall(r"(?:file|root): book/(\w+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
 NUMBERED = re.search(r"Part I\..*(?=caption: Reference)", (ROOT / "_toc.yml").read_text(encoding="utf-8"), flags=re.S)[0]
 CHAPTERS = ["five_minutes", *re.findall(r"file: book/(\w+)", NUMBERED)]
+
+
+def prose(name):
+    cells = nbformat.read(ROOT / f"book/{name}.ipynb", as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 
 def html(name):
@@ -25,7 +32,11 @@ def html(name):
 def test_a_chapter_says_how_long_it_takes_and_how_hard_it_is(name):
     (badges,) = re.findall(r'<ul class="badges".*?</ul>', html(name), flags=re.S)
     read, run, level = re.findall(r"<li>(.*?)</li>", badges)
-    assert re.fullmatch(r"\d+ min to read", read)
+    assert re.fullmatch(r"\d+ min to read, exercises \d+ min", read)
+    main, _, exercises = prose(name).partition("## Exercises")
+    for part, minutes in zip((main, exercises), map(int, re.findall(r"\d+", read)), strict=True):
+        assert minutes % 5 == 0
+        assert minutes - 5 < len(part.split()) / 150 <= minutes
     assert run.startswith("runs in about ")
     assert run.removeprefix("runs in ") in html(name).partition(badges)[2]
     assert level in ("first steps", "core", "in depth")
@@ -48,6 +59,9 @@ def test_the_index_holds_every_numbered_equation_once():
     assert len(there) > 80
     assert listed == there  # in the order of the book, too
     assert len(re.findall(r'class="math notranslate nohighlight">\s*\\\[', html("equations"))) == len(there)
+    named = re.findall(r"^(eq-[\w-]+):", (ROOT / "book/equations.yml").read_text(), flags=re.M)
+    assert {f"equation-{label}" for label in named} <= {address.partition("#")[2] for address in there}
+    assert not re.search(r"[,:;.]\s*\\\]", html("equations"))  # no end of a sentence
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
@@ -102,13 +116,17 @@ def test_without_an_address_nothing_points_to_one():
 
 
 def test_with_an_address_a_page_can_be_launched_and_shared(tmp_path):
-    """A book of two pages, published under an example's name."""
+    """A book of two pages, published under an example's name, where the path has spaces and other letters and the machine
+    reads files as ASCII unless it is told otherwise."""
+    tmp_path = tmp_path / "a book, ∂x and ö"
+    tmp_path.mkdir()
     for folder in ("book", "ctm", "studies"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "_config.yml", tmp_path)
     (tmp_path / "_toc.yml").write_text(
         "format: jb-book\nroot: book/ways_to_read\nchapters:\n  - file: book/solvers\n", encoding="utf-8"
     )
+    begin(tmp_path, "fresh", "A fresh chapter", after="solvers")
     publish(tmp_path, "https://github.com/example/ctm", "https://example.org/ctm")
     publish(tmp_path, "https://github.com/example/ctm", "https://example.org/ctm")  # twice is once
     notebook = nbformat.read(tmp_path / "book/solvers.ipynb", as_version=4)
@@ -117,7 +135,9 @@ def test_with_an_address_a_page_can_be_launched_and_shared(tmp_path):
     assert len([cell for cell in code if "google.colab" in cell.source]) == 1
 
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", ".", "-q"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
+    plain |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=plain, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     out = tmp_path / "_build/html"
     page = (out / "book/solvers.html").read_text(encoding="utf-8")
@@ -125,9 +145,28 @@ def test_with_an_address_a_page_can_be_launched_and_shared(tmp_path):
     assert "https://colab.research.google.com/github/example/ctm/blob/main/book/solvers.ipynb" in page
     assert 'href="ways_to_read.html#run-it-yourself"' in page
     assert "google.colab" not in page  # the cell is in the notebook alone
+    fresh = (out / "book/fresh.html").read_text(encoding="utf-8")
+    for part in ("A fresh chapter", "min to read", 'id="equation-eq-fresh-map"', 'id="fig-fresh"', "Check yourself"):
+        assert part in fresh, part
     assert 'property="og:url" content="https://example.org/ctm/book/solvers.html"' in page
     assert (out / "_static/card.png").stat().st_size > 10_000
     assert "<loc>https://example.org/ctm/book/solvers.html</loc>" in (out / "sitemap.xml").read_text(encoding="utf-8")
+
+
+def test_a_chapter_is_begun_under_a_new_name_behind_a_page_that_is_there(tmp_path):
+    (tmp_path / "book/quiz").mkdir(parents=True)
+    for file in ("_toc.yml", "book/chapters.yml", "book/template.ipynb"):
+        shutil.copy(ROOT / file, tmp_path / file)
+    for name, after, said in (("A b", "solvers", "NAME must be"), ("new", "solver", "--after must be")):
+        with pytest.raises(ValueError, match=said):
+            begin(tmp_path, name, "Title", after)
+    assert (tmp_path / "_toc.yml").read_text(encoding="utf-8") == (ROOT / "_toc.yml").read_text(encoding="utf-8")
+    begin(tmp_path, "new", "Title", "solvers")
+    with pytest.raises(ValueError, match="NAME must be"):
+        begin(tmp_path, "new", "Title", "solvers")
+    text = (tmp_path / "book/new.ipynb").read_text(encoding="utf-8")
+    assert "# Title" in text
+    assert "NAME" not in text
 
 
 def test_the_cell_for_colab_does_nothing_elsewhere_and_fetches_the_book_there(monkeypatch, tmp_path):

@@ -1,8 +1,8 @@
 """Our samplers and noise levels against the published code of k-diffusion and diffusers, on the same inputs.
 
-Both come from `requirements-agreement.txt`, and `make agreement` installs them in an environment of their own. k-diffusion's
-package imports image libraries that its samplers do not use, so its `sampling.py` is loaded without the package's
-`__init__`, with an empty stand-in for `torchvision.transforms.functional`.
+Both come from `requirements-agreement.txt`, and `nox --session agreement` installs them in an environment of their own.
+k-diffusion's package imports image libraries that its samplers do not use, so its `sampling.py` is loaded without the
+package's `__init__`, with an empty stand-in for `torchvision.transforms.functional`.
 """
 
 import functools
@@ -29,7 +29,7 @@ def sampling():
     """k-diffusion's samplers."""
     found = importlib.util.find_spec("k_diffusion")
     if found is None:
-        pytest.skip("k-diffusion is not installed: make agreement installs it and runs this")
+        pytest.skip("k-diffusion is not installed: nox --session agreement installs it and runs this")
     package = types.ModuleType("k_diffusion")
     package.__path__ = list(found.submodule_search_locations)
     added = {"k_diffusion": package} | {name: types.ModuleType(name) for name in STAND_INS if name not in sys.modules}
@@ -45,7 +45,7 @@ def sampling():
 def scheduler(name, **options):
     """One of diffusers' schedulers."""
     if importlib.util.find_spec("diffusers") is None:
-        pytest.skip("diffusers is not installed: make agreement installs it and runs this")
+        pytest.skip("diffusers is not installed: nox --session agreement installs it and runs this")
     return getattr(importlib.import_module("diffusers"), name)(**options)
 
 

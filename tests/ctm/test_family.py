@@ -35,7 +35,7 @@ STD, MEAN = 0.5, 0.2
 
 
 class AffineNetwork(nn.Module):
-    """The network that makes a CTM the exact flow map of N(MEAN, STD^2), differentiable in everything; ``scale`` spoils it."""
+    """The network that makes a CTM the exact flow map of N(MEAN, STD^2), differentiable; ``scale`` spoils it."""
 
     def __init__(self, scale=1.0):
         super().__init__()
@@ -488,7 +488,7 @@ def test_discrepancy_by_hand_and_its_least():
 
 
 def test_moments_ask_for_the_distribution_and_not_for_the_map():
-    """Mirrored, the exact map of a Gaussian still lands everywhere equally often, and this loss is as low as of the exact."""
+    """Mirrored, the exact map of a Gaussian still lands everywhere equally often, and this loss is as low."""
 
     class Mirrored(AffineNetwork):
         def forward(self, x_in, tau_t, tau_s):

@@ -84,7 +84,8 @@ def losses_of(folder):
 
 @pytest.mark.parametrize("objective", ["teacher", "scratch"])
 def test_two_processes_train_as_one_does(tmp_path, objective):
-    config = replace(SMALL, objective=objective, teacher="exact" if objective == "teacher" else "")
+    teacher = "exact" if objective == "teacher" else ""
+    config = replace(SMALL, objective=objective, teacher=teacher, optimizer="RAdam")  # not blind to a gradient's scale
     one, two = alone(config, tmp_path / "one"), together(config, tmp_path / "two")
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=SLACK)
     assert (weights_of(one) - weights_of(two)).abs().max() < SLACK
@@ -334,7 +335,7 @@ def test_another_precision_of_the_launcher_is_refused(tmp_path, monkeypatch):
 
 def test_without_accelerate_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(ImportError, match=r"pip install 'ctm-book\[machines\]'"):
+    with pytest.raises(ImportError, match="pip install accelerate"):
         alone(SMALL, tmp_path)
 
 

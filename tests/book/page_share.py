@@ -1,6 +1,6 @@
 """How much of a page is code and output? Characters that a reader sees without opening anything.
 
-    python -m tools.page_share
+    python tests/book/page_share.py
 
 For each built page: the share of code and output in what it shows, and of its visible cells the median number of lines, the
 largest, and the share with at most 24. Folded cells, solutions and quiz answers are not counted, formulas as they are typed.
@@ -10,7 +10,7 @@ import statistics
 from html.parser import HTMLParser
 from pathlib import Path
 
-PAGES = Path(__file__).parents[1] / "_build/html/book"
+PAGES = Path(__file__).parents[2] / "_build/html/book"
 CLOSED = {"dropdown", "toggle", "toggle-hidden", "hide"}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 
