@@ -4,12 +4,15 @@ import pytest
 import torch
 
 import ctm
+from studies import digits, load
 from studies.checkpoints import CONDITIONAL, FOLDER, MODELS, conditional_figures, figures
+
+IMAGES = {"digits_28_teacher", "digits_28_student"}
 
 
 def test_every_model_is_stored():
-    assert {path.stem for path in FOLDER.glob("*.safetensors")} == set(MODELS) | set(CONDITIONAL)
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 3e6
+    assert {path.stem for path in FOLDER.glob("*.safetensors")} == set(MODELS) | set(CONDITIONAL) | IMAGES
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 9e6
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -37,3 +40,29 @@ def test_the_card_of_a_conditional_model_is_true(name):
     assert name in card["command"]
     found = conditional_figures(model, ctm.data.LABELLED[name](), strengths[1])
     assert found == pytest.approx(card["figures"], rel=2e-3, abs=2e-5)
+
+
+@pytest.mark.slow
+def test_the_cards_of_the_models_of_images_are_true():
+    plan = digits.PLANS[28]
+    judge, labels = digits.Judge(*digits.halves(28)), digits.labels_for(plan.drawn)
+    for stage in ("teacher", "student"):
+        path = FOLDER / f"digits_28_{stage}.safetensors"
+        card, model = ctm.read_card(path), ctm.load(path)
+        assert path.stat().st_size < 4e6
+        assert plan.network.items() <= model.network.config.items()
+        assert card["steps"] == getattr(plan, stage)["steps"]
+        assert card["command"] == "python -m studies.digits 28"
+        steps = 1 if stage == "student" else digits.HEUN
+        row = load("digits").one(size=28, how=stage, steps=steps, w=1.0)
+        assert card["figures"].items() <= row.items()
+        if stage == "student":
+            assert judge(digits.draw(model, labels, 1), labels) == pytest.approx(card["figures"], rel=0.03, abs=0.01)
+
+
+def test_a_stored_model_of_images_is_sampled_in_one_call():
+    model = ctm.load(FOLDER / "digits_28_student.safetensors")
+    images = ctm.sample(model, 20)
+    assert images.shape == (20, 28, 28)
+    assert -0.3 < float(images.min()) < 0.1 < 0.7 < float(images.max()) < 1.4  # pixels from 0 to 1
+    assert torch.equal(ctm.sample(model, 20), images)
