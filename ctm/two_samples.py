@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from ctm._checks import check_choice, check_number, check_points, seeded
@@ -95,6 +94,8 @@ def classifier_test(
     classifier.fit(points[learns], is_real[learns])
     right = int((classifier.predict(points[~learns]) == is_real[~learns]).sum())
     asked = int((~learns).sum())
+    from scipy import stats  # only here: it takes long to import
+
     p = stats.binomtest(right, asked, alternative="greater").pvalue
     return Verdict(right / asked, float(p))
 
@@ -157,6 +158,8 @@ def copy_test(samples: Tensor, train: Tensor, held: Tensor) -> Verdict:
     shape = check_points(train, "train").shape[1:]
     check_points(samples, "samples", shape)
     check_points(held, "held", shape)
+    from scipy import stats  # only here: it takes long to import
+
     one, other = (nearest(x, train).numpy() for x in (samples, held))
     found = stats.mannwhitneyu(one, other, alternative="less")
     return Verdict(

@@ -101,4 +101,5 @@ def test_every_dependency_of_the_package_has_a_lower_bound_and_what_is_installed
     needed = project["dependencies"] + [line for group in project["optional-dependencies"].values() for line in group]
     for line in map(Requirement, needed):
         assert [bound.operator for bound in line.specifier] == [">="], line
-        assert line.specifier.contains(metadata.version(line.name)), line
+        if line.name != "torchvision":  # of the build that fits one's PyTorch: not in the lock
+            assert line.specifier.contains(metadata.version(line.name)), line
