@@ -13,7 +13,8 @@ from studies import Rows, control, joint, load, pitfalls, regimes, scaling, sixt
 
 STUDIES = Path(__file__).parents[1] / "studies"
 RESULTS = sorted(STUDIES.glob("*.json"))
-SETTINGS = {"setting", "variant", "regime", "outer", "inner", "steps", "part", "strengths", "w", "drop", "way", "calls", "rows"}
+SETTINGS = {"setting", "variant", "regime", "outer", "inner", "steps", "part", "strengths", "w", "drop", "way", "calls"}
+SETTINGS.add("rows")
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
