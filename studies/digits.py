@@ -184,7 +184,7 @@ def labels_for(n: int, classes: int = 10) -> Tensor:
 
 def note(**row: Any) -> None:
     """Keep a row in place of one with the same size, stage and step, or settings."""
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     names = ("size", "stage", "step", "steps", "how", "w", "real")
     key = {name: row.get(name) for name in names}
     rows = [old for old in rows if {name: old.get(name) for name in names} != key]

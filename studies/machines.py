@@ -37,7 +37,7 @@ class Timed(Log):
 
     def write(self, step: int, loss: float, lr: float) -> None:
         super().write(step, loss, lr)
-        with self.path.with_name("seconds").open("a") as file:
+        with self.path.with_name("seconds").open("a", encoding="utf-8") as file:
             file.write(f"{time.process_time()}\n")
 
 
@@ -57,8 +57,8 @@ def speed(processes: int, parts: int, repeat: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         config = Config(**DIGITS, steps=20, parts=parts, folder=folder)
         accelerate.debug_launcher(train, (config,), processes) if processes > 1 else train(config)
-        last = json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[-1])
-        before, after = map(float, (Path(folder) / "seconds").read_text().split())
+        last = json.loads((Path(folder) / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        before, after = map(float, (Path(folder) / "seconds").read_text(encoding="utf-8").split())
     images, seconds = last["points_per_second"], (after - before) / 10
     return {"images per second": round(images, 1), "processor seconds": round(seconds, 4), "load": round(load, 2)}
 

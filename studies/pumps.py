@@ -106,7 +106,7 @@ def log_density(x: Tensor) -> Tensor:
 def write(path: str | Path, n: int, seed: int) -> None:
     """A CSV of ``n`` rows with a header; the kind of pump is its last column."""
     rows, kinds = table(n, seed)
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow([*NAMES, "kind"])
         lines.writerows([*row, KINDS[kind]] for row, kind in zip(rows.tolist(), kinds.tolist(), strict=True))

@@ -17,14 +17,16 @@ class Log:
 
     def __init__(self, path: Path, engine: Any, config: Config, done: int) -> None:
         self.path, self.engine, self.config = path, engine, config
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = (
+            self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        )
         kept = [
             line
             for line in lines
             if line.endswith("}") and json.loads(line)["step"] <= done
         ]
         part = self.path.with_suffix(".part")
-        part.write_text("".join(f"{line}\n" for line in kept))
+        part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         os.replace(part, self.path)
         self.start = self.last = time.perf_counter(), done
 
@@ -40,7 +42,7 @@ class Log:
             "points_per_second": self.config.batch * (step - before) / (now - then),
             "seconds_left": left,
         }
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | figures) + "\n")
         self.engine.log(figures, step=step)
         rate = figures["points_per_second"]

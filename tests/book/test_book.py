@@ -125,7 +125,7 @@ def test_the_readme_quotes_the_study():
 
 def test_no_two_works_are_cited_by_the_same_author_and_year():
     cited = []
-    for entry in re.split(r"^@", (ROOT / "book/references.bib").read_text(), flags=re.M)[1:]:
+    for entry in re.split(r"^@", (ROOT / "book/references.bib").read_text(encoding="utf-8"), flags=re.M)[1:]:
         authors = re.search(r"author = \{(.*)\},$", entry, flags=re.M)[1].split(" and ")
         names = [author.partition(",")[0] for author in authors]
         year = re.search(r"year = \{(\w+)\}", entry)[1]

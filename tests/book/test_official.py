@@ -14,7 +14,7 @@ from ctm.losses import Draw, Models
 from studies import official
 
 ROWS = studies.load("official")
-PAGE = (Path(__file__).parents[2] / "book/official_code.md").read_text()
+PAGE = (Path(__file__).parents[2] / "book/official_code.md").read_text(encoding="utf-8")
 
 
 def test_lengths_are_as_likely_as_they_are_long():

@@ -59,7 +59,7 @@ def test_the_index_holds_every_numbered_equation_once():
     assert len(there) > 80
     assert listed == there  # in the order of the book, too
     assert len(re.findall(r'class="math notranslate nohighlight">\s*\\\[', html("equations"))) == len(there)
-    named = re.findall(r"^(eq-[\w-]+):", (ROOT / "book/equations.yml").read_text(), flags=re.M)
+    named = re.findall(r"^(eq-[\w-]+):", (ROOT / "book/equations.yml").read_text(encoding="utf-8"), flags=re.M)
     assert {f"equation-{label}" for label in named} <= {address.partition("#")[2] for address in there}
     assert not re.search(r"[,:;.]\s*\\\]", html("equations"))  # no end of a sentence
 

@@ -75,7 +75,7 @@ def _run(config):
 
 
 def log_of(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def losses_of(folder):
@@ -150,12 +150,12 @@ def test_killed_at_a_random_step_it_ends_with_the_same_weights(tmp_path):
     whole = together(config, tmp_path / "whole")
     file, log = tmp_path / "run.toml", tmp_path / "killed" / "log.jsonl"
     lines = (f"{key} = {json.dumps(value)}" for key, value in asdict(config).items() if key != "folder")
-    file.write_text("\n".join(lines))
+    file.write_text("\n".join(lines), encoding="utf-8")
     command = [*LAUNCH, "--config", str(file), "--set", f"folder={log.parent}"]
     until = random.randrange(5, 40)  # lines of the log: any step between two writings of the state
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in first.stdout:
-        if log.exists() and log.read_text().count("\n") >= until:
+        if log.exists() and log.read_text(encoding="utf-8").count("\n") >= until:
             break
         last = line
     family = psutil.Process(first.pid).children(recursive=True)
@@ -185,7 +185,7 @@ def test_a_run_stopped_between_its_phases_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Launch, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         alone(config, tmp_path / "part")
-    with (tmp_path / "part" / "log.jsonl").open("a") as log:
+    with (tmp_path / "part" / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write('{"step": 10, "loss": 1.0}\n{"step": 11, "lo')  # steps after the last writing, and half a line
     model = alone(config, tmp_path / "part")
     assert torch.equal(weights_of(model), weights_of(whole))
@@ -264,8 +264,8 @@ def test_the_example_has_every_key_and_its_default():
 def test_points_of_a_file(tmp_path):
     table = generator_table()
     np.save(tmp_path / "a.npy", table)
-    (tmp_path / "a.csv").write_text("\n".join(",".join(map(repr, row)) for row in table.tolist()))
-    (tmp_path / "b.csv").write_text("one,two\n" + (tmp_path / "a.csv").read_text())
+    (tmp_path / "a.csv").write_text("\n".join(",".join(map(repr, row)) for row in table.tolist()), encoding="utf-8")
+    (tmp_path / "b.csv").write_text("one,two\n" + (tmp_path / "a.csv").read_text(encoding="utf-8"), encoding="utf-8")
     drawn = [load_data(str(tmp_path / name)).sample(5, generator=generator()) for name in ("a.npy", "a.csv", "b.csv")]
     assert torch.equal(drawn[0], drawn[1])
     assert torch.equal(drawn[0], drawn[2])
@@ -305,7 +305,7 @@ WRONG = {
 def test_a_bad_file_is_told_what_is_wrong(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text, message = WRONG[name]
-    Path("run.toml").write_text(text)
+    Path("run.toml").write_text(text, encoding="utf-8")
     with pytest.raises(SystemExit) as error:
         main(["--config", "run.toml"])
     assert error.value.code == 2
@@ -313,7 +313,7 @@ def test_a_bad_file_is_told_what_is_wrong(name, tmp_path, monkeypatch, capsys):
 
 
 def test_changes_on_the_command_line(tmp_path, capsys):
-    (tmp_path / "run.toml").write_text("steps = 5\ndata = 'ring'\n")
+    (tmp_path / "run.toml").write_text("steps = 5\ndata = 'ring'\n", encoding="utf-8")
     changed = Config.read(
         tmp_path / "run.toml", ["steps=7", "data=two_moons", 'folder="a b"', "continuous=false", "lr=1e-3"]
     )

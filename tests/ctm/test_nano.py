@@ -103,4 +103,4 @@ def test_it_trains(tmp_path) -> None:
     near, far = (ctm.metrics.sliced_wasserstein(x, data) for x in (samples, untrained))
     assert near < 0.5 * far
     nano_ctm.draw(tmp_path / "set.svg", (samples[:10], "#D55E00"))
-    assert (tmp_path / "set.svg").read_text().count("<circle") == 10
+    assert (tmp_path / "set.svg").read_text(encoding="utf-8").count("<circle") == 10
