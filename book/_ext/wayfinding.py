@@ -18,6 +18,7 @@ import yaml
 from sphinx.application import Sphinx
 
 BOOK = Path(__file__).parents[1]
+MARKUP = re.compile(r"^```\{raw\} html\n.*?^```$", re.M | re.S)
 WORDS_A_MINUTE = 150  # of prose between equations, slower than a novel
 ENDS = re.compile(r"\s*(?<!\\)[.,:;]?\s*(\\qquad \\square)?$")  # the end of its sentence, or of a proof
 EQUATION = re.compile(r"^\$\$ *\n((?:(?!\$\$).)*)\n\$\$ \((eq-[\w-]+)\)", re.M | re.S)
@@ -29,12 +30,13 @@ def about(name: str) -> dict[str, str]:
 
 
 def prose(name: str) -> str:
-    """The markdown of a page, cell by cell if it is a notebook."""
+    """The markdown that a page shows, cell by cell if it is a notebook."""
     notebook = BOOK / f"{name}.ipynb"
     if not notebook.exists():
         return (BOOK / f"{name}.md").read_text(encoding="utf-8")
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    shown = [c for c in cells if c["cell_type"] == "markdown" and "remove-cell" not in c["metadata"].get("tags", [])]
+    return "\n\n".join("".join(cell["source"]) for cell in shown)
 
 
 def badges(name: str) -> list[str]:
@@ -42,7 +44,7 @@ def badges(name: str) -> list[str]:
     level = about(name).get("level")
     if level is None:
         return []
-    text = prose(name)
+    text = MARKUP.sub("", prose(name))
     main, _, exercises = text.partition("## Exercises")
     read, solve = (5 * math.ceil(len(part.split()) / WORDS_A_MINUTE / 5) for part in (main, exercises))
     runs = re.search(r"\*\*It runs\*\* in (about [\w ]+?) on ", text)

@@ -20,8 +20,10 @@ CHAPTERS = ["five_minutes", *re.findall(r"file: book/(\w+)", NUMBERED)]
 
 
 def prose(name):
+    """What a page shows of its chapter's text."""
     cells = nbformat.read(ROOT / f"book/{name}.ipynb", as_version=4).cells
-    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    shown = [cell for cell in cells if cell.cell_type == "markdown" and "remove-cell" not in cell.metadata.get("tags", [])]
+    return re.sub(r"^```\{raw\} html\n.*?^```$", "", "\n\n".join(cell.source for cell in shown), flags=re.M | re.S)
 
 
 def html(name):
@@ -36,6 +38,7 @@ def test_a_chapter_says_how_long_it_takes_and_how_hard_it_is(name):
     main, _, exercises = prose(name).partition("## Exercises")
     for part, minutes in zip((main, exercises), map(int, re.findall(r"\d+", read)), strict=True):
         assert minutes % 5 == 0
+        assert minutes <= 25
         assert minutes - 5 < len(part.split()) / 150 <= minutes
     assert run.startswith("runs in about ")
     assert run.removeprefix("runs in ") in html(name).partition(badges)[2]
