@@ -19,13 +19,15 @@ from ctm.data import WORLDS
 from ctm.metrics import flow_map_error, noise_floor, sliced_wasserstein
 from ctm.mixture import GaussianMixture
 from ctm.models import CTM
-from ctm.noise import karras_times, rho_time
+from ctm.noise import karras_times
 from ctm.plotting import COLOURS, scatter
 from ctm.samplers import euler, gamma_sampling, noise
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+# of the sliders for t and s
+LEVELS = [round(level, 3) for level in karras_times(20, 0.002, 10.0).tolist()]
 POINTS = 800
 Picture = tuple[Figure, str]
 Draw = Callable[..., Picture]
@@ -142,13 +144,7 @@ def explore_jump(
     Args:
         folder, world, checkpoint: as for :class:`Exploration`.
     """
-    levels = [
-        round(value, 3)
-        for value in rho_time(
-            torch.linspace(0, 1, 21, dtype=torch.float64, device="cpu"), 0.002, 10.0
-        ).tolist()
-    ]
-    sliders = {"t": (levels, (10.0, 2.0, 0.5)), "s": (levels, (0.002, 0.1, 0.5))}
+    sliders = {"t": (LEVELS, (10.0, 2.0, 0.5)), "s": (LEVELS, (0.002, 0.1, 0.5))}
     return Exploration(_draw_jump, sliders, "Jumps from t to s", folder, world, checkpoint)
 
 
@@ -162,16 +158,10 @@ def explore_ways(
     Args:
         folder, world, checkpoint: as for :class:`Exploration`.
     """
-    levels = [
-        round(value, 3)
-        for value in rho_time(
-            torch.linspace(0, 1, 21, dtype=torch.float64, device="cpu"), 0.002, 10.0
-        ).tolist()
-    ]
     sliders = {
         "point": (range(1, 21), (1, 2, 3)),
         "steps": (range(1, 21), (2, 4, 16)),
-        "s": (levels, (0.1, 0.5)),
+        "s": (LEVELS, (0.1, 0.5)),
     }
     return Exploration(_draw_ways, sliders, "Ways down", folder, world, checkpoint)
 

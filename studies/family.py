@@ -16,7 +16,6 @@ Rows are kept in studies/family.json as they come.
 from __future__ import annotations
 
 import copy
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +46,7 @@ from ctm.metrics import flow_map_error, ratio_to_floor
 from ctm.noise import karras_times
 from ctm.samplers import gamma_sampling, noise
 from ctm.training import State
-from studies.harness import load, run
+from studies.harness import load, run, run_parts
 
 RESULTS = Path(__file__).with_suffix(".json")
 PAIRS = 4096 * 48 // 320  # batches drawn from one pool of trajectories
@@ -133,10 +132,11 @@ def timed(state: State, parts: int = 3, least: int = 20, seconds: float = 0.15) 
     return sum(each) / parts + pool / PAIRS
 
 
-def evaluations(student: ctm.CTM) -> list[int]:
-    """A list to which every call of the network, by the student or a copy of it, adds its rows."""
+def evaluations(*models: ctm.CTM) -> list[int]:
+    """A list to which every call of the models' networks, and of later copies of them, adds its rows."""
     rows: list[int] = []
-    student.network.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    for model in models:
+        model.network.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
     return rows
 
 
@@ -151,15 +151,12 @@ def learn(
 
     steps = steps or max(20, int(budget / timed(start(10**6))))
     state = start(steps)
-    rows = evaluations(state.models.student)
-    state.models._target = copy.deepcopy(state.models.student).requires_grad_(False)
-    state.models._moving[2] = list(state.models._target.parameters()), list(state.models._target.buffers())
+    rows = evaluations(state.models.student, state.models.target)
     started = time.process_time()
     for _ in range(steps):
         state.step()
     seconds = time.process_time() - started
     cost = {"steps": steps, "seconds": round(seconds, 1), "evaluations": round(sum(rows) / steps / state.draw.batch, 2)}
-    state.models.average.network._forward_hooks.clear()
     return state.models.average, cost
 
 
@@ -261,11 +258,7 @@ def summary() -> None:
 
 
 def main() -> None:
-    asked = sys.argv[1:] or list(PARTS)
-    if unknown := set(asked) - PARTS.keys():
-        raise SystemExit(f"a part must be one of {', '.join(PARTS)}; got {', '.join(sorted(unknown))}")
-    for name in asked:
-        PARTS[name]()
+    run_parts(PARTS)
     summary()
 
 

@@ -72,6 +72,15 @@ def run(path: Path, jobs: Iterable[dict[str, Any]], measure: Callable[..., dict[
             print(row, file=sys.stderr, flush=True)
 
 
+def run_parts(parts: dict[str, Callable[[], None]]) -> None:
+    """Run the parts of a study that the command line names, all if it names none."""
+    asked = sys.argv[1:] or list(parts)
+    if unknown := set(asked) - parts.keys():
+        raise SystemExit(f"a part must be one of {', '.join(parts)}; got {', '.join(sorted(unknown))}")
+    for name in asked:
+        parts[name]()
+
+
 def keep(path: Path, results: list[dict[str, Any]]) -> None:
     """Write the rows whole or not at all."""
     part = path.with_suffix(".part")

@@ -34,7 +34,7 @@ from ctm.models import c_in, c_noise, c_out, c_skip
 from ctm.noise import karras_times
 from ctm.samplers import gamma_sampling, noise, one_step
 from studies import regimes
-from studies.harness import load, run, spread
+from studies.harness import load, run, run_parts, spread
 
 RESULTS = Path(__file__).with_suffix(".json")
 ROOT = Path(__file__).parents[1]
@@ -354,11 +354,7 @@ def summary() -> None:
 
 
 def main() -> None:
-    asked = sys.argv[1:] or list(PARTS)
-    if unknown := set(asked) - PARTS.keys():
-        raise SystemExit(f"a part must be one of {', '.join(PARTS)}; got {', '.join(sorted(unknown))}")
-    for name in asked:
-        PARTS[name]()
+    run_parts(PARTS)
     summary()
 
 

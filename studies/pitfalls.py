@@ -56,7 +56,7 @@ class Still(ctm.Consistency):
 
     def pairs(self, models: Models, draw: Draw, rng: torch.Generator) -> tuple[Pairs, Any]:
         p, condition = super().pairs(models, draw, rng)
-        return p._replace(xu=p.xt), condition
+        return Pairs(p.xt, p.t, p.xt, p.u, p.s), condition
 
 
 def same_draw(models: Models, draw: Draw, rng: torch.Generator) -> torch.Tensor:
