@@ -1,21 +1,26 @@
 """Every method of `ctm.losses.METHODS` on one oracle: one network, one optimiser, one draw of times, equal processor time.
 
-    python -m studies.family              # all parts
-    python -m studies.family ring best    # some: tune, ring, longer, best
+    python -m studies.family               # all parts
+    python -m studies.family tune compare  # some: tune, compare, longer, best
 
-tune: three settings of each method that does without a teacher, on the two moons, two processor seconds each, one seed;
-the best is the default in the package. ring: every method with its default, 8 seconds. longer: those still above .10
-after them, 60. best: a denoiser first, then global consistency on it, nothing beside: without a teacher (60 seconds on the
-ring, 120 in 16 dimensions), and with one that was learned (90 seconds in all).
+tune: six settings of each method, three of its own at two learning rates, on a world that is not reported, the pinwheel:
+1.5 seconds each, one seed. compare: every method in the best of its six, four seconds on each of five worlds, three seeds.
+longer: sixty seconds on the ring for those whose median error is above .10 after four. best: a denoiser first, then global
+consistency on it, nothing beside: without a teacher (60 seconds on the ring, 120 in 16 dimensions), and with one that was
+learned (90 seconds in all).
 
-With a teacher means the world's own denoiser, whose calls are counted in the time. Steps are as many as fit: a few of each
-kind are timed first. Evaluations are rows through the network a step, over the batch; a call under forward mode counts once.
-Rows are kept in studies/family.json as they come.
+With a teacher means the world's own denoiser, whose calls are counted in the time. Equal time is counted in steps of
+denoising: a second is RATE of them, about what one quiet thread does. A method's steps are timed beside those, in turn, so
+that its share does not depend on what else the machine does. Evaluations are rows through the network a step, over the
+batch; a call under forward mode counts once. Rows are kept in studies/family.json as they come. One thread, two hours.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
+import math
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,13 +47,14 @@ from ctm.losses import (
     anywhere,
     half,
 )
-from ctm.metrics import flow_map_error, ratio_to_floor
-from ctm.noise import karras_times
+from ctm.metrics import ratio_to_floor, relative_error
+from ctm.noise import karras_times, noised
 from ctm.samplers import gamma_sampling, noise
 from ctm.training import State
 from studies.harness import load, run, run_parts
 
 RESULTS = Path(__file__).with_suffix(".json")
+RATE = 320  # steps of denoising in a second, one quiet thread
 PAIRS = 4096 * 48 // 320  # batches drawn from one pool of trajectories
 Build = Callable[[Any], Objective]
 # a noise level for each start and end of a jump, in units of the data's spread
@@ -68,6 +74,11 @@ def ect(share: float, stages: int) -> Objective:
     return Then(Denoising(256), data(middle=Ratio(stages=stages), to_data=1.0), share)
 
 
+def cmt(teacher: Any, share: float) -> Objective:
+    points = Consistency(teacher, "global", to_data=1.0)
+    return Then(points, data(middle=Neighbour(40, 80), to_data=1.0), share)
+
+
 def scm(warmup: float, power: float) -> Objective:
     return Then(Denoising(256), Eulerian(references=256, to_data=1.0, power=power, warmup=warmup), 0.2)
 
@@ -82,24 +93,36 @@ def with_denoising(*terms: Term) -> list[Objective]:
 
 POWERS = (0.0, 0.5, 1.0)
 WEIGHTS = (0.1, 0.3, 1.0)
-# three settings each; the package's own among them
-SETTINGS: dict[str, list[Objective]] = {
-    "consistency training": [refined(2, n, "root", p) for n, p in ((40, 0.0), (150, 0.0), (40, 0.5))],
-    "improved consistency training": [refined(10, n, "doubling", p) for n, p in ((1280, 0.5), (160, 0.5), (1280, 0.0))],
-    "easy consistency tuning": [ect(a, n) for a, n in ((0.3, 8), (0.3, 5), (0.1, 5))],
-    "shortcut": [Semigroup(middle=half, jumps=True) + w * Denoising(256) for w in WEIGHTS],
-    "SplitMeanFlow": [split(a) for a in (0.1, 0.3, 0.5)],
-    "MeanFlow": with_denoising(*(Eulerian(references=256, power=p) for p in POWERS)),
-    "improved MeanFlow": with_denoising(*(Eulerian(references=256, tangent=True, power=p) for p in POWERS)),
-    "AlphaFlow": with_denoising(*(data(middle=Share(1.0, 0.005, "sigmoid"), power=p) for p in POWERS)),
-    "continuous-time consistency": [scm(a, p) for a, p in ((0.8, 0.0), (0.4, 0.0), (0.8, 0.5))],
-    "terminal velocity matching": [Lagrangian(own=True) + w * Denoising(256) for w in WEIGHTS],
-    "LSD": [Lagrangian(own=True, through="all") + w * Denoising(256) for w in WEIGHTS],
-    "ESD": with_denoising(*(Eulerian(own=True, power=p) for p in POWERS)),
-    "PSD": [Semigroup(middle=anywhere, jumps=True, held=False) + w * Denoising(256) for w in (0.3, 1.0, 3.0)],
-    "SoFlow": with_denoising(*(data(middle=Share(0.1, a)) for a in (0.002, 0.01, 0.05))),
-    "inductive moment matching": [MomentMatching(k=k) for k in (4.0, 6.0, 8.0)],
+RATES = (8e-3, 2e-3)
+# three settings each, by the teacher; the package's own among them
+SETTINGS: dict[str, Callable[[Any], list[Objective]]] = {
+    "consistency distillation": lambda w: [Consistency(w, "local", to_data=1.0, levels=n) for n in (12, 24, 48)],
+    "consistency training": lambda _: [refined(2, n, "root", p) for n, p in ((40, 0.0), (150, 0.0), (40, 0.5))],
+    "improved consistency training": lambda _: [
+        refined(10, n, "doubling", p) for n, p in ((1280, 0.5), (160, 0.5), (1280, 0.0))
+    ],
+    "easy consistency tuning": lambda _: [ect(a, n) for a, n in ((0.3, 8), (0.3, 5), (0.1, 5))],
+    "CTM, local": lambda w: [Consistency(w, "local", levels=n) for n in (12, 24, 48)],
+    "CTM, soft": lambda w: [Consistency(w, "soft", levels=n) for n in (24, 48, 96)],
+    "CTM, global": lambda w: [Consistency(w, "global", levels=n) for n in (24, 48, 96)],
+    "mid-training": lambda w: [cmt(w, a) for a in (0.5, 0.7, 0.9)],
+    "shortcut": lambda _: [Semigroup(middle=half, jumps=True) + w * Denoising(256) for w in WEIGHTS],
+    "SplitMeanFlow": lambda _: [split(a) for a in (0.1, 0.3, 0.5)],
+    "MeanFlow": lambda _: with_denoising(*(Eulerian(references=256, power=p) for p in POWERS)),
+    "improved MeanFlow": lambda _: with_denoising(*(Eulerian(references=256, tangent=True, power=p) for p in POWERS)),
+    "AlphaFlow": lambda _: with_denoising(*(data(middle=Share(1.0, 0.005, "sigmoid"), power=p) for p in POWERS)),
+    "continuous-time consistency": lambda _: [scm(a, p) for a, p in ((0.8, 0.0), (0.4, 0.0), (0.8, 0.5))],
+    "Lagrangian distillation": lambda w: [Lagrangian(w, power=p) for p in POWERS],
+    "Eulerian distillation": lambda w: [Eulerian(w, through=True, power=p) for p in POWERS],
+    "terminal velocity matching": lambda _: [Lagrangian(own=True) + w * Denoising(256) for w in WEIGHTS],
+    "LSD": lambda _: [Lagrangian(own=True, through="all") + w * Denoising(256) for w in WEIGHTS],
+    "ESD": lambda _: with_denoising(*(Eulerian(own=True, power=p) for p in POWERS)),
+    "PSD": lambda _: [Semigroup(middle=anywhere, jumps=True, held=False) + w * Denoising(256) for w in (0.3, 1.0, 3.0)],
+    "SoFlow": lambda _: with_denoising(*(data(middle=Share(0.1, a)) for a in (0.002, 0.01, 0.05))),
+    "inductive moment matching": lambda _: [MomentMatching(k=k) for k in (4.0, 6.0, 8.0)],
 }
+WORLDS = ("ring", "two_moons", "checkerboard", "spirals", "clusters")
+SEEDS = (0, 1, 2)
 
 
 def needs_teacher(method: str) -> bool:
@@ -116,20 +139,31 @@ def default(method: str, teacher: Any) -> Objective:
     return METHODS[method](teacher if needs_teacher(method) else None)
 
 
-def timed(state: State, parts: int = 3, least: int = 20, seconds: float = 0.15) -> float:
-    """Processor seconds of a step, the mean over the stages of training, with its share of a pool of trajectories."""
-    started, each = time.process_time(), []
-    state.step()  # fills the pool, if there is one
-    pool = time.process_time() - started
-    for part in range(parts):
-        state.models.step = round((part + 0.5) / parts * state.steps)
+def seconds_of(state: State, steps: int) -> float:
+    """Processor seconds of some steps."""
+    started = time.process_time()
+    for _ in range(steps):
         state.step()
-        started, done = time.process_time(), 0
-        while done < least or time.process_time() - started < seconds:
-            state.step()
-            done += 1
-        each.append((time.process_time() - started) / done)
-    return sum(each) / parts + pool / PAIRS
+    return time.process_time() - started
+
+
+def steps_in(budget: float, start: Callable[[Objective], State], build: Callable[[], Objective], rounds: int = 3) -> int:
+    """Steps that take as long as ``budget`` seconds of denoising, with their share of a pool of trajectories.
+
+    Both are timed in turn over three stages of training; of some rounds the median counts.
+    """
+    beside, state = start(Denoising(256)), start(build())
+    seconds_of(beside, 3)
+    pool, found = seconds_of(state, 1), []
+    for _ in range(rounds):
+        one = other = 0.0
+        for part in range(3):
+            for each in (beside, state):
+                each.models.step = round((part + 0.5) / 3 * each.steps)
+                each.step()
+            one, other = one + seconds_of(beside, 6) / 18, other + seconds_of(state, 6) / 18
+        found.append((other + max(0.0, pool - other) / PAIRS) / one)
+    return max(20, int(budget * RATE / statistics.median(found)))
 
 
 def evaluations(*models: ctm.CTM) -> list[int]:
@@ -140,17 +174,15 @@ def evaluations(*models: ctm.CTM) -> list[int]:
     return rows
 
 
-def learn(
-    build: Build, world: str, budget: float, seed: int, steps: int | None, **options: Any
-) -> tuple[ctm.CTM, dict[str, Any]]:
-    """Train for ``budget`` processor seconds, or so many ``steps``; the averaged model and what it cost."""
+def run_of(objective: Objective, world: str, seed: int = 0, steps: int = 10**6, **options: Any) -> State:
+    """A run from scratch on a ready-made world."""
     truth = ctm.data.WORLDS[world]()
+    return State(ctm.CTM.for_data(truth, seed=seed), truth, objective, steps, seed, **options)
 
-    def start(steps: int) -> State:
-        return State(ctm.CTM.for_data(truth, seed=seed), truth, build(truth), steps, seed, **options)
 
-    steps = steps or max(20, int(budget / timed(start(10**6))))
-    state = start(steps)
+def learn(build: Build, world: str, seed: int, steps: int, **options: Any) -> tuple[ctm.CTM, dict[str, Any]]:
+    """Train for so many ``steps``; the averaged model and what it cost."""
+    state = run_of(build(ctm.data.WORLDS[world]()), world, seed, steps, **options)
     rows = evaluations(state.models.student, state.models.target)
     started = time.process_time()
     for _ in range(steps):
@@ -160,7 +192,7 @@ def learn(
     return state.models.average, cost
 
 
-def ratio(model: ctm.CTM, truth: ctm.GaussianMixture, calls: int, seed: int, n: int = 2000, draws: int = 4) -> float | None:
+def ratio(model: ctm.CTM, truth: ctm.GaussianMixture, calls: int, seed: int, n: int = 2000, draws: int = 2) -> float | None:
     """Sliced W2 of the samples in ``calls`` calls over its noise floor; None where they leave the range of numbers."""
     times = karras_times(calls, model)
 
@@ -173,72 +205,109 @@ def ratio(model: ctm.CTM, truth: ctm.GaussianMixture, calls: int, seed: int, n: 
         return None
 
 
+@functools.cache
+def exact(world: str, t: float, s: float, n: int, seed: int) -> tuple[Tensor, Tensor, float]:
+    """Points at ``t``, where they are at ``s``, and the spread of the data: solved once for all methods."""
+    truth, rng = ctm.data.WORLDS[world](), torch.Generator().manual_seed(seed)
+    x0 = truth.sample(n, generator=rng)
+    xt = noised(x0, t, rng)
+    return xt, truth.G(xt, t, s), float((x0.double() - truth.center).square().mean().sqrt())
+
+
+def error_of(model: ctm.CTM, world: str, seed: int, n: int, t: float | None = None, s: float | None = None) -> float:
+    """As :func:`ctm.metrics.flow_map_error`: of one step, or from ``t`` to ``s``."""
+    t, s = model.sigma_max if t is None else t, model.sigma_min if s is None else s
+    xt, end, spread = exact(world, t, s, n, seed)
+    return round(relative_error(model.G(xt, t, s), end, spread), 4)
+
+
 def judge(model: ctm.CTM, world: str, seed: int, n: int) -> dict[str, Any]:
     """One-step error, the errors of :data:`TABLE`, and sample quality at 1, 2, 4 and 8 calls."""
     truth = ctm.data.WORLDS[world]()
-    sd = truth.sigma_data
-    table = [round(flow_map_error(model, truth, t * sd, s * sd, n=1000), 4) for t, s in TABLE]
-    error = round(flow_map_error(model, truth, n=n, seed=100 + seed), 4)
+    table = [error_of(model, world, 0, 400, t * truth.sigma_data, s * truth.sigma_data) for t, s in TABLE]
+    error = error_of(model, world, 100 + seed, n)
     return {"error": error, "table": table} | {f"ratio_{k}": ratio(model, truth, k, seed) for k in (1, 2, 4, 8)}
 
 
-def measure_setting(
-    method: str, setting: str, world: str, budget: float, seed: int, steps: int | None = None
-) -> dict[str, Any]:
-    model, cost = learn(lambda _: copy.deepcopy(SETTINGS[method][setting]), world, budget, seed, steps)
-    return {"error": round(flow_map_error(model, ctm.data.WORLDS[world](), n=1000), 4), **cost}
+@functools.cache
+def steps_of(method: str, setting: int, world: str, budget: float) -> int:
+    """Steps of a method in ``budget`` seconds; timed once for all its seeds and rates."""
+    truth = ctm.data.WORLDS[world]()
+    return steps_in(budget, lambda objective: run_of(objective, world), lambda: SETTINGS[method](truth)[setting])
 
 
-def measure(method: str, world: str, budget: float, seed: int, steps: int | None = None, n: int = 2000) -> dict[str, Any]:
-    """``error`` is None where the weights diverged."""
+def fit(method: str, setting: int, lr: float, world: str, budget: float, seed: int, steps: int = 0) -> Any:
+    """The averaged model, None where its weights diverged, and what it cost."""
+    steps = steps or steps_of(method, setting, world, budget)
     try:
-        model, cost = learn(lambda teacher: default(method, teacher), world, budget, seed, steps)
+        model, cost = learn(lambda teacher: SETTINGS[method](teacher)[setting], world, seed, steps, lr=lr)
     except FloatingPointError:
-        return {"error": None}
-    if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
-        return {"error": None} | cost
-    return judge(model, world, seed, n) | cost
+        return None, {"steps": steps}
+    sound = all(bool(weights.isfinite().all()) for weights in model.parameters())
+    return model if sound else None, cost
+
+
+def measure_setting(part: str, **job: Any) -> dict[str, Any]:
+    """The error of one step; None where training diverged."""
+    model, cost = fit(**job)
+    return {"error": model and error_of(model, job["world"], 0, 1000), **cost}
+
+
+def measure(part: str, n: int = 2000, **job: Any) -> dict[str, Any]:
+    """``error`` is None where training diverged."""
+    model, cost = fit(**job)
+    return cost | (judge(model, job["world"], job["seed"], n) if model else {"error": None})
 
 
 def tune() -> None:
     jobs = [
-        {"method": m, "setting": s, "world": "two_moons", "budget": 2, "seed": 0}
+        {"part": "tune", "method": m, "setting": k, "lr": lr, "world": "pinwheel", "budget": 1.5, "seed": 0}
         for m in SETTINGS
-        if not needs_teacher(m)
-        for s in SETTINGS[m]
+        for k in range(3)
+        for lr in RATES
     ]
     run(RESULTS, jobs, measure_setting)
 
 
-def ring() -> None:
-    run(RESULTS, [{"method": method, "world": "ring", "budget": 8, "seed": 0} for method in METHODS], measure)
+def chosen(method: str) -> dict[str, Any]:
+    """The best of the method's six settings on the world they were tried on."""
+    rows = [row for row in load("family").where(part="tune", method=method) if row["error"] is not None]
+    best = min(rows, key=lambda row: row["error"])
+    return {"setting": best["setting"], "lr": best["lr"]}
+
+
+def compare() -> None:
+    jobs = [
+        {"part": "compare", "method": m, "world": world, "budget": 4, "seed": seed} | chosen(m)
+        for world in WORLDS
+        for m in METHODS
+        for seed in SEEDS
+    ]
+    run(RESULTS, jobs, measure)
 
 
 def longer() -> None:
-    rows = load("family").where(world="ring", budget=8, seed=0)
-    above = [row["method"] for row in rows if not (row["error"] and row["error"] <= 0.1)]
-    run(RESULTS, [{"method": method, "world": "ring", "budget": 60, "seed": 0} for method in above], measure)
+    rows = load("family").where(part="compare", world="ring")
+    for method in METHODS:
+        errors = [row["error"] or math.inf for row in rows.where(method=method)]
+        if statistics.median(errors) > 0.1:
+            job = {"part": "longer", "method": method, "world": "ring", "budget": 60, "seed": 0}
+            run(RESULTS, [job | chosen(method)], measure)
 
 
 def measure_best(part: str, world: str, budget: float, share: float, references: int, seed: int) -> dict[str, Any]:
     """A denoiser for a share of the time, then consistency on it for the rest: two runs, each with its own learning rate."""
     truth = ctm.data.WORLDS[world]()
-    first, cost = learn(lambda _: Denoising(references), world, share * budget, seed, None)
+    model, cost = learn(lambda _: Denoising(references), world, seed, int(share * budget * RATE))
+    teacher = copy.deepcopy(model).requires_grad_(False)
+    steps = steps_in((1 - share) * budget, lambda objective: run_of(objective, world), lambda: Consistency(teacher))
+    state = State(model.requires_grad_(True), truth, Consistency(teacher), steps, seed)
     started = time.process_time()
-    student = copy.deepcopy(first).requires_grad_(True)
-    teacher = copy.deepcopy(first).requires_grad_(False)
-
-    def start(steps: int) -> State:
-        return State(copy.deepcopy(student), truth, Consistency(teacher), steps, seed)
-
-    left = budget - cost["seconds"]
-    state = start(max(20, int(left / timed(start(10**6)))))
-    started = time.process_time()
-    for _ in range(state.steps):
+    for _ in range(steps):
         state.step()
     seconds = cost["seconds"] + time.process_time() - started
     judged = judge(state.models.average, world, seed, 4000)
-    return judged | {"first": cost["steps"], "steps": cost["steps"] + state.steps, "seconds": round(seconds, 1)}
+    return judged | {"first": cost["steps"], "steps": cost["steps"] + steps, "seconds": round(seconds, 1)}
 
 
 def best() -> None:
@@ -247,7 +316,7 @@ def best() -> None:
     run(RESULTS, [{"part": p, "world": w, "budget": b} | settings for p, w, b in cells], measure_best)
 
 
-PARTS = {part.__name__: part for part in (tune, ring, longer, best)}
+PARTS = {part.__name__: part for part in (tune, compare, longer, best)}
 
 
 def summary() -> None:
