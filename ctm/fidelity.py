@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, silu
 
 from ctm._checks import check_points, seeded
-from ctm.data import Points
 from ctm.networks.base import draw_weights
 from ctm.noise import randint
+from ctm.points import Points
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:

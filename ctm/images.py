@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctm._checks import check_number
-from ctm.data import Points
+from ctm.points import Points
 
 
 def digits_8x8() -> Points:
