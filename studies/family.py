@@ -134,11 +134,6 @@ def needs_teacher(method: str) -> bool:
     return False
 
 
-def default(method: str, teacher: Any) -> Objective:
-    """The package's objective, with the teacher where the method needs one."""
-    return METHODS[method](teacher if needs_teacher(method) else None)
-
-
 def seconds_of(state: State, steps: int) -> float:
     """Processor seconds of some steps."""
     started = time.process_time()

@@ -1,5 +1,6 @@
 """The stored results of the studies: with their command, each row once, three seeds of every variant."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -187,14 +188,48 @@ def test_samples_of_a_study_are_one_for_each_label():
 
 @pytest.mark.parametrize(("method", "calls"), [("CTM, global", 1), ("CTM, local", 2), ("MeanFlow", 4), ("shortcut", 4)])
 def test_the_study_of_the_family_counts_calls_and_repeats(method, calls):
-    runs = [family.learn(lambda teacher: family.default(method, teacher), "two_moons", 0.0, 0, 3) for _ in range(2)]
+    runs = [family.learn(lambda teacher: family.SETTINGS[method](teacher)[0], "two_moons", 0, 3) for _ in range(2)]
     assert all(cost["evaluations"] == calls and cost["steps"] == 3 for _, cost in runs)
     for one, other in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_every_setting_of_the_family_is_of_a_method_without_a_teacher():
-    alone = [method for method in ctm.losses.METHODS if not family.needs_teacher(method)]
-    assert sorted(alone) == sorted(family.SETTINGS)
+def test_the_packages_own_setting_of_every_method_is_among_those_tried():
+    world = ctm.data.ring()
+    assert sorted(family.SETTINGS) == sorted(ctm.losses.METHODS)
     for method, settings in family.SETTINGS.items():
-        assert repr(ctm.losses.METHODS[method](None)) in [repr(setting) for setting in settings]
+        own = ctm.losses.METHODS[method](world if family.needs_teacher(method) else None)
+        assert repr(own) in [repr(setting) for setting in settings(world)], method
+        assert len({repr(setting) for setting in settings(world)}) == 3, method
+
+
+def test_a_method_is_given_as_many_steps_as_take_equal_time():
+    """Beside denoising itself: the budget; a loss that calls another's steps twice: half of it."""
+
+    def twice(models, draw, rng):
+        return term(models, draw, rng) + term(models, draw, rng)
+
+    term = ctm.Denoising(256)
+    start = functools.partial(family.run_of, world="ring")
+    alone, double = (family.steps_in(2.0, start, lambda objective=o: objective) for o in (term, twice))
+    assert 0.7 < alone / (2.0 * family.RATE) < 1.4
+    assert 0.4 < double / alone < 0.85  # the optimiser is not called twice
+
+
+def test_a_row_of_the_comparison_can_be_run_again():
+    rows = load("family").where(part="tune", method="CTM, global", setting=0, lr=8e-3)
+    row = rows.one(world="pinwheel")
+    again = family.measure_setting(
+        "tune", **{key: row[key] for key in ("method", "setting", "lr", "world", "budget", "seed", "steps")}
+    )
+    assert again["steps"] == row["steps"]
+    assert again["error"] == pytest.approx(row["error"], rel=0.05)
+
+
+def test_the_error_of_the_study_is_that_of_the_package():
+    model, world = ctm.CTM.for_data(ctm.data.ring()), ctm.data.ring()
+    assert family.error_of(model, "ring", 3, 200) == pytest.approx(
+        ctm.metrics.flow_map_error(model, world, n=200, seed=3), abs=1e-4
+    )
+    mine = family.error_of(model, "ring", 3, 200, 2.0, 0.3)
+    assert mine == pytest.approx(ctm.metrics.flow_map_error(model, world, 2.0, 0.3, n=200, seed=3), abs=1e-4)
