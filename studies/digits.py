@@ -2,12 +2,11 @@
 
     python -m studies.digits [8] [28]
 
-One thread, some minutes each; PLANS says how many steps. Training goes on from its own files in _build when it is started
+One thread, some minutes for the small ones and an hour or two for the large; PLANS says how many steps. Training goes on from its own files in _build when it is started
 again, and more steps prolong it. Figures over the time of training, and at its end, are kept in studies/digits.json; the
 models of 28 x 28 pixels go to book/checkpoints, each with its card.
 """
 
-import contextlib
 import json
 import sys
 import time
@@ -27,7 +26,7 @@ from ctm.losses import Draw, Models, Objective
 from ctm.losses.objective import Term
 from ctm.metrics import precision_recall
 from ctm.models import student_of
-from ctm.noise import karras_times
+from ctm.noise import DrawTimes, image_times, karras_times, lognormal_times
 from ctm.samplers import gamma_sampling, heun
 from studies.harness import keep
 
@@ -45,11 +44,11 @@ class Plan:
     data: Callable[[], Points]
     train: int  # images; the others are for testing
     network: dict[str, Any]
+    times: DrawTimes  # of the denoiser's training
     teacher: dict[str, Any]  # choices of its training, and of the student's
     student: dict[str, Any]
     consistency: dict[str, Any]
     strengths: tuple[float, float]  # of guidance
-    half: bool  # compute in bfloat16 while training
     curve: int  # images drawn at each point of the training curve
     drawn: int  # and for the figures at the end
 
@@ -59,23 +58,23 @@ PLANS = {
         data=images.digits_8x8,
         train=898,
         network={"width": 28},
+        times=lognormal_times,
         teacher={"steps": 2400, "batch": 64, "lr": 4e-3},
         student={"steps": 3000, "batch": 64, "lr": 2e-3},
         consistency={"pool": 1024, "levels": 16, "reuse": 64},
         strengths=(1.0, 3.0),
-        half=False,
         curve=898,
         drawn=898,
     ),
     28: Plan(
         data=images.digits_28x28,
         train=4000,
-        network={"width": 32, "patch": 2},
-        teacher={"steps": 2400, "batch": 64, "lr": 4e-3},
-        student={"steps": 800, "batch": 64, "lr": 2e-3},
+        network={"width": 16, "levels": 3},
+        times=image_times,
+        teacher={"steps": 5000, "batch": 64, "lr": 4e-3},
+        student={"steps": 2400, "batch": 64, "lr": 2e-3},
         consistency={"pool": 512, "levels": 16, "reuse": 64},
         strengths=(1.0, 2.0),
-        half=True,
         curve=500,
         drawn=1000,
     ),
@@ -211,10 +210,8 @@ def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judg
 
     watched = Watched(term, steps // 4, look)
     STATES.mkdir(exist_ok=True)
-    half = torch.autocast("cpu", torch.bfloat16) if plan.half else contextlib.nullcontext()
-    with half:
-        path = STATES / f"digits_{size}_{name}.safetensors"
-        ctm.train(model, data, watched, steps, SEED, checkpoint=path, save_every=200, **choices)
+    path = STATES / f"digits_{size}_{name}.safetensors"
+    ctm.train(model, data, watched, steps, SEED, checkpoint=path, save_every=200, **choices)
     seconds = watched.seconds()
     look(model, steps, seconds)
     return seconds
@@ -234,7 +231,7 @@ def make(size: int) -> None:
     note(size=size, real=True, **judge.real())
     teacher = new_model(size, train)
     data = ctm.Guided(train, plan.strengths, drop=0.1)
-    spent = stage(size, "teacher", teacher, data, ctm.Denoising(), judge)
+    spent = stage(size, "teacher", teacher, data, ctm.Denoising(times=PLANS[size].times), judge)
     write(size, "teacher", teacher, plan.teacher["steps"], spent, measure(size, "teacher", teacher, judge))
     teacher = teacher.requires_grad_(False)
     student = student_of(teacher)
