@@ -2,9 +2,9 @@
 
     python -m studies.digits [8] [28]
 
-One thread, some minutes for the small ones and an hour or two for the large; PLANS says how many steps. Training goes on from its own files in _build when it is started
-again, and more steps prolong it. Figures over the time of training, and at its end, are kept in studies/digits.json; the
-models of 28 x 28 pixels go to book/checkpoints, each with its card.
+One thread, some minutes for the small ones and two hours for the large; PLANS says how many steps. Training goes on from its
+own files in _build when it is started again, and more steps prolong it. Figures over the time of training, and at its end,
+are kept in studies/digits.json; the models of 28 x 28 pixels go to book/checkpoints, each with its card.
 """
 
 import json

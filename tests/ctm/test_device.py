@@ -238,7 +238,7 @@ def noises(p):
     t, _ = levels(x)
     drawn = [f((2, 3), p.rng(), device=p.device) for f in (noise.randn, noise.rand, partial(noise.randint, 9))]
     drawn += [noise.randn_like(x, p.rng()), noise.noised(x, 2.0, p.rng()), noise.noised(x, t, p.rng())]
-    times = [f(4, model, p.rng()).tolist() for f in (noise.rho_times, noise.lognormal_times)]
+    times = [f(4, model, p.rng()).tolist() for f in (noise.rho_times, noise.lognormal_times, noise.image_times)]
     return [*drawn, times, karras_times(3, model).tolist(), noise.rho_time(t, 0.1, 9.0)]
 
 

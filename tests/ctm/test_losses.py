@@ -357,6 +357,10 @@ def test_noise_levels_are_drawn_as_said():
     logs = ctm.noise.lognormal_times(100_000, student, generator()).log()
     assert logs.mean().item() == pytest.approx(math.log(2 * 0.5) - 1.2, abs=0.02)
     assert logs.std().item() == pytest.approx(1.0, abs=0.02)
+    wide = small(ctm.GaussianMixture([[-9.0], [9.0]], 1.0))  # whose limits cut off little
+    logs = ctm.noise.image_times(100_000, wide, generator()).log()
+    assert logs.mean().item() == pytest.approx(math.log(2 * wide.sigma_data), abs=0.03)
+    assert logs.std().item() == pytest.approx(1.2, abs=0.03)
     fractions = rho_fraction(
         ctm.noise.rho_times(100_000, student, generator()).double(), student.sigma_min, student.sigma_max
     )

@@ -307,6 +307,7 @@ def test_the_defaults_of_torch_do_no_harm():
         "ctm.metrics.sliced_wasserstein(x, y); ctm.metrics.energy_distance(x, y)\n"
         "assert ctm.noise.karras_times(3, w).dtype == torch.float64\n"
         "ctm.noise.rho_times(3, w, g); ctm.noise.lognormal_times(3, w, g)\n"
+        "ctm.noise.image_times(3, w, g)\n"
         "assert ctm.metrics.flow_map_error(w, w, n=5) < 1e-3\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
