@@ -3,9 +3,9 @@
     python -m studies.family               # all parts
     python -m studies.family tune compare  # some: tune, compare, longer, best
 
-tune: six settings of each method, three of its own at two learning rates, on a world that is not reported, the pinwheel:
-1.5 seconds each, one seed. compare: every method in the best of its six, four seconds on each of five worlds, three seeds.
-longer: sixty seconds on the ring for those whose median error is above .10 after four. best: a denoiser first, then global
+tune: six settings of each method, three of its own at two learning rates, on a world that is not reported, the pinwheel: 1.5
+seconds each, one seed. compare: every method in the best of its six, three seconds on each of five worlds, three seeds.
+longer: twenty seconds on the ring for those whose median error is above .10 after three. best: a denoiser first, then global
 consistency on it, nothing beside: without a teacher (60 seconds on the ring, 120 in 16 dimensions), and with one that was
 learned (90 seconds in all).
 
@@ -57,6 +57,7 @@ RESULTS = Path(__file__).with_suffix(".json")
 RATE = 320  # steps of denoising in a second, one quiet thread
 PAIRS = 4096 * 48 // 320  # batches drawn from one pool of trajectories
 Build = Callable[[Any], Objective]
+Settings = dict[str, Objective]
 # a noise level for each start and end of a jump, in units of the data's spread
 TABLE = ((20.0, 0.004), (20.0, 0.4), (2.0, 0.004), (2.0, 0.4), (0.4, 0.04))
 
@@ -87,41 +88,59 @@ def split(share: float) -> Objective:
     return Then(Denoising(256), Semigroup(middle=anywhere, jumps=True) + Denoising(256), share)
 
 
-def with_denoising(*terms: Term) -> list[Objective]:
-    return [term + Denoising(256) for term in terms]
+def levels(teacher: Any, kind: str, *numbers: int, **choices: Any) -> Settings:
+    return {f"{n} levels": Consistency(teacher, kind, levels=n, **choices) for n in numbers}
 
 
-POWERS = (0.0, 0.5, 1.0)
-WEIGHTS = (0.1, 0.3, 1.0)
+def powers(term: Callable[[float], Term], beside: bool = True) -> Settings:
+    """Three exponents of the weight, mostly with the denoising term beside."""
+    return {f"$p = {p}$": term(float(p)) + Denoising(256) if beside else term(float(p)) for p in ("0", "0.5", "1")}
+
+
+def weights(term: Term, *numbers: str) -> Settings:
+    """Three weights of the denoising term beside."""
+    return {f"denoising by {w}": term + float(w) * Denoising(256) for w in numbers or ("0.1", "0.3", "1")}
+
+
 RATES = (8e-3, 2e-3)
-# three settings each, by the teacher; the package's own among them
-SETTINGS: dict[str, Callable[[Any], list[Objective]]] = {
-    "consistency distillation": lambda w: [Consistency(w, "local", to_data=1.0, levels=n) for n in (12, 24, 48)],
-    "consistency training": lambda _: [refined(2, n, "root", p) for n, p in ((40, 0.0), (150, 0.0), (40, 0.5))],
-    "improved consistency training": lambda _: [
-        refined(10, n, "doubling", p) for n, p in ((1280, 0.5), (160, 0.5), (1280, 0.0))
-    ],
-    "easy consistency tuning": lambda _: [ect(a, n) for a, n in ((0.3, 8), (0.3, 5), (0.1, 5))],
-    "CTM, local": lambda w: [Consistency(w, "local", levels=n) for n in (12, 24, 48)],
-    "CTM, soft": lambda w: [Consistency(w, "soft", levels=n) for n in (24, 48, 96)],
-    "CTM, global": lambda w: [Consistency(w, "global", levels=n) for n in (24, 48, 96)],
-    "mid-training": lambda w: [cmt(w, a) for a in (0.5, 0.7, 0.9)],
-    "shortcut": lambda _: [Semigroup(middle=half, jumps=True) + w * Denoising(256) for w in WEIGHTS],
-    "SplitMeanFlow": lambda _: [split(a) for a in (0.1, 0.3, 0.5)],
-    "MeanFlow": lambda _: with_denoising(*(Eulerian(references=256, power=p) for p in POWERS)),
-    "improved MeanFlow": lambda _: with_denoising(*(Eulerian(references=256, tangent=True, power=p) for p in POWERS)),
-    "AlphaFlow": lambda _: with_denoising(*(data(middle=Share(1.0, 0.005, "sigmoid"), power=p) for p in POWERS)),
-    "continuous-time consistency": lambda _: [scm(a, p) for a, p in ((0.8, 0.0), (0.4, 0.0), (0.8, 0.5))],
-    "Lagrangian distillation": lambda w: [Lagrangian(w, power=p) for p in POWERS],
-    "Eulerian distillation": lambda w: [Eulerian(w, through=True, power=p) for p in POWERS],
-    "terminal velocity matching": lambda _: [Lagrangian(own=True) + w * Denoising(256) for w in WEIGHTS],
-    "LSD": lambda _: [Lagrangian(own=True, through="all") + w * Denoising(256) for w in WEIGHTS],
-    "ESD": lambda _: with_denoising(*(Eulerian(own=True, power=p) for p in POWERS)),
-    "PSD": lambda _: [Semigroup(middle=anywhere, jumps=True, held=False) + w * Denoising(256) for w in (0.3, 1.0, 3.0)],
-    "SoFlow": lambda _: with_denoising(*(data(middle=Share(0.1, a)) for a in (0.002, 0.01, 0.05))),
-    "inductive moment matching": lambda _: [MomentMatching(k=k) for k in (4.0, 6.0, 8.0)],
+# three settings of each method by name, given the teacher; the package's own among them
+SETTINGS: dict[str, Callable[[Any], Settings]] = {
+    "consistency distillation": lambda w: levels(w, "local", 12, 24, 48, to_data=1.0),
+    "consistency training": lambda _: {
+        "to 40 levels": refined(2, 40, "root"),
+        "to 150 levels": refined(2, 150, "root"),
+        "to 40 levels, $p = 0.5$": refined(2, 40, "root", 0.5),
+    },
+    "improved consistency training": lambda _: {
+        "to 1,280 levels, $p = 0.5$": refined(10, 1280, "doubling", 0.5),
+        "to 160 levels, $p = 0.5$": refined(10, 160, "doubling", 0.5),
+        "to 1,280 levels, $p = 0$": refined(10, 1280, "doubling"),
+    },
+    "easy consistency tuning": lambda _: {
+        f"{round(100 * a)}% denoising first, {n} stages": ect(a, n) for a, n in ((0.3, 8), (0.3, 5), (0.1, 5))
+    },
+    "CTM, local": lambda w: levels(w, "local", 12, 24, 48),
+    "CTM, soft": lambda w: levels(w, "soft", 24, 48, 96),
+    "CTM, global": lambda w: levels(w, "global", 24, 48, 96),
+    "mid-training": lambda w: {f"{round(100 * a)}% on the solver's points": cmt(w, a) for a in (0.5, 0.7, 0.9)},
+    "shortcut": lambda _: weights(Semigroup(middle=half, jumps=True)),
+    "SplitMeanFlow": lambda _: {f"{round(100 * a)}% denoising first": split(a) for a in (0.1, 0.3, 0.5)},
+    "MeanFlow": lambda _: powers(lambda p: Eulerian(references=256, power=p)),
+    "improved MeanFlow": lambda _: powers(lambda p: Eulerian(references=256, tangent=True, power=p)),
+    "AlphaFlow": lambda _: powers(lambda p: data(middle=Share(1.0, 0.005, "sigmoid"), power=p)),
+    "continuous-time consistency": lambda _: {
+        f"warm-up {round(100 * a)}%, $p = {p:g}$": scm(a, p) for a, p in ((0.8, 0.0), (0.4, 0.0), (0.8, 0.5))
+    },
+    "Lagrangian distillation": lambda w: powers(lambda p: Lagrangian(w, power=p), beside=False),
+    "Eulerian distillation": lambda w: powers(lambda p: Eulerian(w, through=True, power=p), beside=False),
+    "terminal velocity matching": lambda _: weights(Lagrangian(own=True)),
+    "LSD": lambda _: weights(Lagrangian(own=True, through="all")),
+    "ESD": lambda _: powers(lambda p: Eulerian(own=True, power=p)),
+    "PSD": lambda _: weights(Semigroup(middle=anywhere, jumps=True, held=False), "0.3", "1", "3"),
+    "SoFlow": lambda _: {f"share to {a}": data(middle=Share(0.1, a)) + Denoising(256) for a in (0.002, 0.01, 0.05)},
+    "inductive moment matching": lambda _: {f"$k = {k}$": MomentMatching(k=k) for k in (4.0, 6.0, 8.0)},
 }
-WORLDS = ("ring", "two_moons", "checkerboard", "spirals", "clusters")
+WORLDS = ("ring", "clusters", "two_moons", "checkerboard", "spirals")
 SEEDS = (0, 1, 2)
 
 
@@ -132,6 +151,11 @@ def needs_teacher(method: str) -> bool:
     except ValueError:
         return True
     return False
+
+
+def made(method: str, teacher: Any, setting: int) -> Objective:
+    """The objective of a method in one of its three settings."""
+    return list(SETTINGS[method](teacher).values())[setting]
 
 
 def seconds_of(state: State, steps: int) -> float:
@@ -228,14 +252,14 @@ def judge(model: ctm.CTM, world: str, seed: int, n: int) -> dict[str, Any]:
 def steps_of(method: str, setting: int, world: str, budget: float) -> int:
     """Steps of a method in ``budget`` seconds; timed once for all its seeds and rates."""
     truth = ctm.data.WORLDS[world]()
-    return steps_in(budget, lambda objective: run_of(objective, world), lambda: SETTINGS[method](truth)[setting])
+    return steps_in(budget, lambda objective: run_of(objective, world), lambda: made(method, truth, setting))
 
 
 def fit(method: str, setting: int, lr: float, world: str, budget: float, seed: int, steps: int = 0) -> Any:
     """The averaged model, None where its weights diverged, and what it cost."""
     steps = steps or steps_of(method, setting, world, budget)
     try:
-        model, cost = learn(lambda teacher: SETTINGS[method](teacher)[setting], world, seed, steps, lr=lr)
+        model, cost = learn(lambda teacher: made(method, teacher, setting), world, seed, steps, lr=lr)
     except FloatingPointError:
         return None, {"steps": steps}
     sound = all(bool(weights.isfinite().all()) for weights in model.parameters())
@@ -273,7 +297,7 @@ def chosen(method: str) -> dict[str, Any]:
 
 def compare() -> None:
     jobs = [
-        {"part": "compare", "method": m, "world": world, "budget": 4, "seed": seed} | chosen(m)
+        {"part": "compare", "method": m, "world": world, "budget": 3, "seed": seed} | chosen(m)
         for world in WORLDS
         for m in METHODS
         for seed in SEEDS
@@ -286,7 +310,7 @@ def longer() -> None:
     for method in METHODS:
         errors = [row["error"] or math.inf for row in rows.where(method=method)]
         if statistics.median(errors) > 0.1:
-            job = {"part": "longer", "method": method, "world": "ring", "budget": 60, "seed": 0}
+            job = {"part": "longer", "method": method, "world": "ring", "budget": 20, "seed": 0}
             run(RESULTS, [job | chosen(method)], measure)
 
 

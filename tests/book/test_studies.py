@@ -188,7 +188,7 @@ def test_samples_of_a_study_are_one_for_each_label():
 
 @pytest.mark.parametrize(("method", "calls"), [("CTM, global", 1), ("CTM, local", 2), ("MeanFlow", 4), ("shortcut", 4)])
 def test_the_study_of_the_family_counts_calls_and_repeats(method, calls):
-    runs = [family.learn(lambda teacher: family.SETTINGS[method](teacher)[0], "two_moons", 0, 3) for _ in range(2)]
+    runs = [family.learn(lambda teacher: family.made(method, teacher, 0), "two_moons", 0, 3) for _ in range(2)]
     assert all(cost["evaluations"] == calls and cost["steps"] == 3 for _, cost in runs)
     for one, other in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True):
         assert torch.equal(one, other)
@@ -199,8 +199,8 @@ def test_the_packages_own_setting_of_every_method_is_among_those_tried():
     assert sorted(family.SETTINGS) == sorted(ctm.losses.METHODS)
     for method, settings in family.SETTINGS.items():
         own = ctm.losses.METHODS[method](world if family.needs_teacher(method) else None)
-        assert repr(own) in [repr(setting) for setting in settings(world)], method
-        assert len({repr(setting) for setting in settings(world)}) == 3, method
+        assert repr(own) in [repr(setting) for setting in settings(world).values()], method
+        assert len({repr(setting) for setting in settings(world).values()}) == 3, method
 
 
 def test_a_method_is_given_as_many_steps_as_take_equal_time():
