@@ -1,10 +1,11 @@
 """Every method of `ctm.losses.METHODS` on one oracle: one network, one optimiser, one draw of times, equal processor time.
 
     python -m studies.family               # all parts
-    python -m studies.family tune compare  # some: tune, compare, longer, best
+    python -m studies.family tune compare  # some: tune, compare, starts, longer, best
 
 tune: six settings of each method, three of its own at two learning rates, on a world that is not reported, the pinwheel: 1.5
 seconds each, one seed. compare: every method in the best of its six, three seconds on each of five worlds, three seeds.
+starts: the Eulerian losses with t = sigma_max in 40% of the draws, as in all else, and never; 400 steps, no weight.
 longer: twenty seconds on the ring for those whose median error is above .10 after three. best: a denoiser first, then global
 consistency on it, nothing beside: without a teacher (60 seconds on the ring, 120 in 16 dimensions), and with one that was
 learned (90 seconds in all).
@@ -329,6 +330,29 @@ def longer() -> None:
             run(RESULTS, [job | chosen(method)], measure)
 
 
+EULERIAN: dict[str, Callable[[Any, float], Objective]] = {
+    "MeanFlow": lambda _, share: Eulerian(references=256, from_noise=share) + Denoising(256),
+    "improved MeanFlow": lambda _, share: Eulerian(references=256, tangent=True, from_noise=share) + Denoising(256),
+    "ESD": lambda _, share: Eulerian(own=True, from_noise=share) + Denoising(256),
+    "Eulerian distillation": lambda w, share: Eulerian(w, through=True, from_noise=share),
+}
+
+
+def measure_start(part: str, method: str, from_noise: float, world: str, steps: int, seed: int) -> dict[str, Any]:
+    model, cost = learn(lambda teacher: EULERIAN[method](teacher, from_noise), world, seed, steps)
+    return {"error": error_of(model, world, 100 + seed, 2000)} | cost
+
+
+def starts() -> None:
+    jobs = [
+        {"part": "starts", "method": m, "from_noise": share, "world": "ring", "steps": 400, "seed": seed}
+        for seed in SEEDS
+        for m in EULERIAN
+        for share in (0.4, 0.0)
+    ]
+    run(RESULTS, jobs, measure_start)
+
+
 def measure_best(part: str, world: str, budget: float, share: float, references: int, seed: int) -> dict[str, Any]:
     """A denoiser for a share of the time, then consistency on it for the rest: two runs, each with its own learning rate."""
     truth = ctm.data.WORLDS[world]()
@@ -350,7 +374,7 @@ def best() -> None:
     run(RESULTS, [{"part": p, "world": w, "budget": b} | settings for p, w, b in cells], measure_best)
 
 
-PARTS = {part.__name__: part for part in (tune, compare, longer, best)}
+PARTS = {part.__name__: part for part in (tune, compare, starts, longer, best)}
 
 
 def summary() -> None:
