@@ -29,6 +29,10 @@ class Eulerian(Law):
     :math:`c_{out}(t)`, the loss is one of the network's output.
     """
 
+    from_noise: float = 0.0
+    """Probability that ``t`` is ``sigma_max``. There the derivative is the difference of two
+    large terms, and beyond it nothing is trained: with the 0.4 of the other laws training
+    is slow and may diverge (``studies/family.py``, starts)."""
     tangent: bool | None = None
     """Whether the derivative's direction is the student's own slope, where the target's is
     the data's (improved MeanFlow); the same slope for both if None."""
