@@ -125,13 +125,13 @@ def _(_: Teacher) -> Term:
 def _(_: Teacher) -> Term:
     """MeanFlow (Geng et al. 2025): the Eulerian law with the data's slope in both places.
     The paper draws most pairs with s = t, which is the denoising term here."""
-    return Eulerian(references=STEADY, power=0.5) + Denoising(STEADY)
+    return Eulerian(references=STEADY) + Denoising(STEADY)
 
 
 @method("improved MeanFlow", False)
 def _(_: Teacher) -> Term:
     """iMF (Geng et al. 2025): the derivative goes along the student's own slope."""
-    return Eulerian(references=STEADY, tangent=True, power=1.0) + Denoising(STEADY)
+    return Eulerian(references=STEADY, tangent=True, power=0.5) + Denoising(STEADY)
 
 
 @method("AlphaFlow", False)
@@ -147,7 +147,7 @@ def _(_: Teacher) -> Term:
 def _(teacher: Teacher) -> Term:
     """sCM (Lu and Song 2025): the tangent, warmed up, after a denoiser has been made; sCD
     with a teacher, sCT without. The paper normalises it (``power=0.5``)."""
-    tangent = Eulerian(teacher, references=STEADY, to_data=1.0, warmup=0.8)
+    tangent = Eulerian(teacher, references=STEADY, to_data=1.0, warmup=0.4)
     return Then(Denoising(STEADY), tangent, 0.2)
 
 
