@@ -74,7 +74,9 @@ def first_loss(scale: float) -> float:
     torch.manual_seed(0)
     t = (2 * file.SIGMA_DATA * (torch.randn(POINTS, 1, generator=rng) - 1.2).exp()).clamp(file.SIGMA_MIN, file.SIGMA_MAX)
     with torch.no_grad():
-        return file.denoising_loss(file.MLP(), scale * file.moons(POINTS, rng), torch.randn(POINTS, 2, generator=rng), t).item()
+        return file.denoising_loss(
+            file.MLP(), scale * file.moons(POINTS, rng), torch.randn(POINTS, 2, generator=rng), t
+        ).item()
 
 
 def main() -> None:
