@@ -17,7 +17,7 @@ SIGMA_DATA, SIGMA_MIN, SIGMA_MAX = 0.5, 0.002, 10.0
 
 
 class MLP(nn.Module):
-    """The network F(x, log(t)/4, log(s)/4) for points in the plane; each time is told as sines and cosines too."""
+    """The network F(x, t, s) for points in the plane. It is shown log(t)/4 and log(s)/4, with sines and cosines of both."""
 
     def __init__(self, width=96, layers=5):
         super().__init__()
@@ -86,7 +86,7 @@ def moons(n, rng):
 
 
 def run(net, loss, steps, lr=8e-3):
-    """Adam, warmed up and annealed. Returns the average of the weights, which is better than the last ones."""
+    """Adam, warmed up and annealed. Returns a running average of the weights."""
     average = deepcopy(net).requires_grad_(False)
     adam = torch.optim.Adam(net.parameters(), betas=(0.9, 0.99))
     rate = torch.optim.lr_scheduler.OneCycleLR(adam, lr, steps, pct_start=0.02, cycle_momentum=False)

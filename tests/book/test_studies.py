@@ -2,6 +2,8 @@
 
 import functools
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from helpers import exact_ctm
 
 import ctm
 from ctm.losses import Draw, Models
-from studies import Rows, control, digits, family, joint, load, pitfalls, regimes, scaling, sixteen, teachers
+from studies import Rows, control, digits, family, joint, load, nano, pitfalls, regimes, scaling, sixteen, teachers
 
 STUDIES = Path(__file__).parents[2] / "studies"
 RESULTS = sorted(STUDIES.glob("*.json"))
@@ -233,3 +235,30 @@ def test_the_error_of_the_study_is_that_of_the_package():
     )
     mine = family.error_of(model, "ring", 3, 200, 2.0, 0.3)
     assert mine == pytest.approx(ctm.metrics.flow_map_error(model, world, 2.0, 0.3, n=200, seed=3), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", nano.CHANGES)
+def test_a_change_of_nano_is_one_place_of_its_text_and_runs(name, monkeypatch, capsys):
+    monkeypatch.setattr(nano, "POINTS", 200)
+    monkeypatch.setattr(nano, "DRAWS", 2)
+    row, samples = nano.measure(nano.CHANGES[name], steps=4, batch=16, levels=8, pool=32)
+    assert capsys.readouterr().out == ""
+    assert [line.split("loss")[0] for line in row["printed"]] == ["step     0  "] * 2
+    assert samples.shape == (200, 2)
+    assert math.isfinite(row["ratio"])
+
+
+def test_the_page_of_nano_says_what_its_study_found():
+    page, rows = (STUDIES.parent / "book/nano.md").read_text(encoding="utf-8"), load("nano")
+    assert "\n".join(rows.one(variant="as it is")["printed"]) in page
+    for place, name in enumerate(nano.CHANGES):
+        row, label = rows.one(variant=name), f"| {place}. {name} |" if place else f"| {name} |"
+        (line,) = [line for line in page.splitlines() if line.startswith(label)]
+        ratio, low, high, spread = map(float, re.findall(r"[\d.]+", line.split("|", 4)[4].replace("|", " ")))
+        assert [ratio, low, high] == pytest.approx([row["ratio"], *row["interval"]], rel=5e-3)
+        assert spread == pytest.approx(row["spread"], abs=6e-3)
+        first, last = (float(row["printed"][k].split()[-1]) for k in (3, 5))
+        assert [float(part) for part in line.split("|")[2:4]] == pytest.approx([first, last], rel=0.02)
+    for scale, said in ((4, "6.5"), (0.25, "0.68")):
+        assert rows.one(variant="untrained", scale=scale)["loss"] == pytest.approx(float(said), abs=0.05)
+        assert f"at {said}" in page
