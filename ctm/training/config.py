@@ -51,7 +51,7 @@ class Config:
     compare: str = key("s", "where jumps are compared: s, or x0 as in the paper")
     levels: int = key(96, "steps of the grid of times: 17 is the paper's N = 18")
     continuous: bool = key(True, "shift the grid at random, so that all times are drawn")
-    pool: int = key(4096, "trajectories that each part keeps; 0: solve anew for a pair")
+    pool: int = key(4096, "trajectories a part keeps; 0: one solver step from t to u")
     denoising: float = key(0.1, "weight of denoising beside consistency")
     references: int = key(1024, "points that steady the denoising target; 0: none")
     folder: str = key("run", "where state, log and model are written")
