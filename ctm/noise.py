@@ -108,21 +108,17 @@ def lognormal_times(n: int, model: Levels, rng: torch.Generator) -> Tensor:
     r"""``n`` noise levels, :math:`\log t \sim N(\log 2\sigma_{data} - 1.2,\, 1)`, kept
     within the model's limits (EDM, table 1, with deviation 1.2); ``(n,)``, where the
     generator lives."""
-    return _lognormal(n, model, rng, -1.2, 1.0)
+    middle = math.log(2 * model.sigma_data) - 1.2
+    levels = (middle + randn((n,), rng, device=rng.device)).exp()
+    return levels.clamp(model.sigma_min, model.sigma_max)
 
 
 def image_times(n: int, model: Levels, rng: torch.Generator) -> Tensor:
     r"""As :func:`lognormal_times`, but :math:`\log t \sim N(\log 2\sigma_{data},\, 1.2)`:
     in an image of many pixels that tell the same, such as a digit, noise hides what is
     shown only at higher levels (Hoogeboom et al. 2023)."""
-    return _lognormal(n, model, rng, 0.0, 1.2)
-
-
-def _lognormal(
-    n: int, model: Levels, rng: torch.Generator, mean: float, deviation: float
-) -> Tensor:
-    middle = math.log(2 * model.sigma_data) + mean
-    levels = (middle + deviation * randn((n,), rng, device=rng.device)).exp()
+    wide = 1.2 * randn((n,), rng, device=rng.device)
+    levels = 2 * model.sigma_data * wide.exp()
     return levels.clamp(model.sigma_min, model.sigma_max)
 
 
