@@ -30,7 +30,7 @@ class Eulerian(Law):
     """
 
     from_noise: float = 0.0
-    """Probability that ``t`` is ``sigma_max``. There the derivative is the difference of two
+    """Probability that ``t`` is ``sigma_max``. There the derivative is a difference of two
     large terms, and beyond it nothing is trained: with the 0.4 of the other laws training
     is slow and may diverge (``studies/family.py``, starts)."""
     tangent: bool | None = None
