@@ -49,7 +49,7 @@ def survivors(module: str) -> list[dict[str, str]]:
     """The changes of one module that no test notices."""
     config, session = PLACE / f"{module}.toml", PLACE / f"{module}.sqlite"
     config.parent.mkdir(parents=True, exist_ok=True)
-    tests = " ".join(f"tests/ctm/test_{name}.py" for name in TESTS[module].split())
+    tests = " ".join(f"tests/ctm/test_{name}.py" for name in TESTS.get(module, module.split("/")[-1]).split())
     config.write_text(
         CONFIG.format(module=module, python=sys.executable, tests=tests, operators=OPERATORS), encoding="utf-8"
     )
