@@ -145,6 +145,8 @@ class CTM(nn.Module, FlowMap):
         center = self.center.to(x) if isinstance(self.center, Tensor) else self.center
         centred = isinstance(center, Tensor) or center != 0
         z = x - center if centred else x
+        skip, scale = self.scalings(t)
+        kept = skip * z  # first: gradients at x are then added up in the old order
         inputs = c_in(t, self.sigma_data) * z
         tau_t, tau_s = (c_noise(time).flatten().expand(len(x)) for time in (t, s))
         if not isinstance(self.network, networks.Timed):  # those see to this themselves
@@ -158,8 +160,7 @@ class CTM(nn.Module, FlowMap):
                 f"network must return the shape of its points, {tuple(x.shape)}, "
                 f"got {tuple(output.shape)}"
             )
-        skip, scale = self.scalings(t)
-        g = skip * z + scale * output
+        g = kept + scale * output
         return g + center if centred else g
 
     def jump(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
