@@ -5,7 +5,8 @@ use the same network and parametrisation; what the papers do otherwise is said w
 Where the slope comes from the data, 256 further points steady it (Xu et al. 2023), as they
 do the target of denoising: without them a batch of 320 says little about a slope. Of three
 settings each, the one with the smallest error of one step after a short run on the pinwheel
-(``studies/family.py``) is the default; other data and longer runs may want another.
+(``studies/family.py``) is the default; iCT alone keeps its own distance, without which it
+did better there. Other data and longer runs may want another.
 """
 
 from __future__ import annotations

@@ -203,6 +203,8 @@ def test_the_packages_own_setting_of_every_method_is_among_those_tried():
         own = ctm.losses.METHODS[method](world if family.needs_teacher(method) else None)
         assert repr(own) in [repr(setting) for setting in settings(world).values()], method
         assert len({repr(setting) for setting in settings(world).values()}) == 3, method
+        best = family.made(method, world, family.chosen(method)["setting"])
+        assert (repr(own) == repr(best)) == (method != "improved consistency training"), method
 
 
 def test_a_method_is_given_as_many_steps_as_take_equal_time():
