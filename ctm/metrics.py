@@ -220,7 +220,7 @@ def ratio_to_floor(
 
     Args:
         sampler: called with a number of points and a generator, returns that many samples,
-            in the units of ``world.sample`` (those of :class:`ctm.data.Points` are
+            in the units of ``world.sample`` (those of :class:`ctm.points.Points` are
             standardised).
         world: where the true sets are drawn, anything with ``sample``.
         metric: a name in :data:`METRICS`.

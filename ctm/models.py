@@ -61,7 +61,7 @@ class CTM(nn.Module, FlowMap):
         shape: the shape of a point; any if None.
         center: the mean of the data, a number or of that shape.
         shift, scale: a point ``z`` is ``shift + scale * z`` in the data's own units
-            (:class:`ctm.data.Points`), numbers or of that shape; :meth:`restore`.
+            (:class:`ctm.points.Points`), numbers or of that shape; :meth:`restore`.
 
     Raises:
         TypeError, ValueError: an argument is not as said; the message names it.
