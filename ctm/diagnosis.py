@@ -192,8 +192,8 @@ def doctor(flow_map: FlowMap, data: Data, *, n: int = 2000, seed: int = 0) -> Re
         flow_map: anything with ``G``, ``denoiser``, ``sigma_min``, ``sigma_max`` and
             ``sigma_data``. A conditional model is looked at without a condition.
         data: where :math:`x_0` is drawn, anything with ``sample`` in the model's
-            coordinates: a world, or the :class:`ctm.points.Points` that the model was trained
-            on.
+            coordinates: a world, or the :class:`ctm.points.Points` that the model was
+            trained on.
         n: points for each check.
         seed: seed of the draws.
 

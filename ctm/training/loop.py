@@ -54,8 +54,8 @@ def train(
 
     Args:
         student: the model.
-        data: where clean points are drawn: a world, :class:`ctm.points.Points`, anything with
-            ``sample(n, generator=...)``. Data with classes tell them to a conditional
+        data: where clean points are drawn: a world, :class:`ctm.points.Points`, anything
+            with ``sample(n, generator=...)``. Data with classes tell them to a conditional
             student.
         objective: the loss: terms of :mod:`ctm.losses`, their sum, or any function
             ``objective(models, draw, rng)``. None trains from scratch
