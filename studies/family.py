@@ -4,7 +4,7 @@
     python -m studies.family tune compare  # some: tune, compare, starts, longer, other, best
 
 tune: six settings of each method, three of its own at two learning rates, on a world that is not reported, the pinwheel: 1.5
-seconds each, one seed. compare: every method in the best of its six, three seconds on each of three worlds, three seeds.
+seconds each, one seed. compare: every method in the best of its six, three seconds on each of six worlds, three seeds.
 starts: some losses with t = sigma_max in 40% of the draws and never; 400 steps, no weight on the error. longer: twenty
 seconds on the ring, one seed, for those whose median error is above .10 after three; other: one more setting of those still
 above. best: a denoiser first, then global consistency on it, nothing beside: without a teacher (60 seconds on the ring, 120
@@ -150,7 +150,16 @@ SETTINGS: dict[str, Callable[[Any], Settings]] = {
     "SoFlow": lambda _: {f"share to {a}": data(middle=Share(0.1, a)) + Denoising(256) for a in (0.002, 0.01, 0.05)},
     "inductive moment matching": lambda _: {f"$k = {k}$": MomentMatching(k=k) for k in (4.0, 6.0, 8.0)},
 }
-WORLDS = ("ring", "clusters", "two_moons")
+
+
+def digits() -> ctm.GaussianMixture:
+    """The 8 x 8 digits as 64 numbers without classes, a narrow Gaussian on each."""
+    labelled = ctm.data.digits()
+    return ctm.GaussianMixture(labelled.means.flatten(1), labelled.stds[0])
+
+
+TRUTHS = ctm.data.WORLDS | {"digits": digits}
+WORLDS = ("ring", "two_moons", "checkerboard", "spirals", "clusters", "digits")
 SEEDS = (0, 1, 2)
 
 
@@ -205,13 +214,13 @@ def evaluations(*models: ctm.CTM) -> list[int]:
 
 def run_of(objective: Objective, world: str, seed: int = 0, steps: int = 10**6, **options: Any) -> State:
     """A run from scratch on a ready-made world."""
-    truth = ctm.data.WORLDS[world]()
+    truth = TRUTHS[world]()
     return State(ctm.CTM.for_data(truth, seed=seed), truth, objective, steps, seed, **options)
 
 
 def learn(build: Build, world: str, seed: int, steps: int, **options: Any) -> tuple[ctm.CTM, dict[str, Any]]:
     """Train for so many ``steps``; the averaged model and what it cost."""
-    state = run_of(build(ctm.data.WORLDS[world]()), world, seed, steps, **options)
+    state = run_of(build(TRUTHS[world]()), world, seed, steps, **options)
     rows = evaluations(state.models.student, state.models.target)
     started = time.process_time()
     for _ in range(steps):
@@ -223,7 +232,7 @@ def learn(build: Build, world: str, seed: int, steps: int, **options: Any) -> tu
 
 def ratio(model: ctm.CTM, world: str, calls: int, seed: int, gamma: float) -> float | None:
     """Sliced W2 of the samples in ``calls`` calls over its noise floor; None where they leave the range of numbers."""
-    truth, times = ctm.data.WORLDS[world](), karras_times(calls, model)
+    truth, times = TRUTHS[world](), karras_times(calls, model)
 
     def sampler(n: int, generator: torch.Generator) -> Tensor:
         x = noise(model, n, truth.shape, generator=generator)
@@ -238,7 +247,7 @@ def ratio(model: ctm.CTM, world: str, calls: int, seed: int, gamma: float) -> fl
 @functools.cache
 def exact(world: str, t: float, s: float, n: int, seed: int) -> tuple[Tensor, Tensor, float]:
     """Points at ``t``, where they are at ``s``, and the spread of the data: solved once for all methods."""
-    truth, rng = ctm.data.WORLDS[world](), torch.Generator().manual_seed(seed)
+    truth, rng = TRUTHS[world](), torch.Generator().manual_seed(seed)
     x0 = truth.sample(n, generator=rng)
     xt = noised(x0, t, rng)
     return xt, truth.G(xt, t, s), float((x0.double() - truth.center).square().mean().sqrt())
@@ -256,7 +265,7 @@ def judge(model: ctm.CTM, world: str, seed: int, n: int, gamma: float = 0.0) -> 
 
     ``gamma`` is 1 for a model that knows jumps to the end alone: it puts the noise of each level back.
     """
-    truth = ctm.data.WORLDS[world]()
+    truth = TRUTHS[world]()
     table = [error_of(model, world, 0, 400, t * truth.sigma_data, s * truth.sigma_data) for t, s in TABLE]
     error = error_of(model, world, 100 + seed, n)
     return {"error": error, "table": table} | {f"ratio_{k}": ratio(model, world, k, seed, gamma) for k in (1, 2, 4, 8)}
@@ -265,7 +274,7 @@ def judge(model: ctm.CTM, world: str, seed: int, n: int, gamma: float = 0.0) -> 
 @functools.cache
 def steps_of(method: str, setting: int, world: str, budget: float) -> int:
     """Steps of a method in ``budget`` seconds; timed once for all its seeds and rates."""
-    truth = ctm.data.WORLDS[world]()
+    truth = TRUTHS[world]()
     return steps_in(budget, lambda objective: run_of(objective, world), lambda: made(method, truth, setting))
 
 
@@ -369,7 +378,7 @@ def starts() -> None:
 
 def measure_best(part: str, world: str, budget: float, share: float, references: int, seed: int) -> dict[str, Any]:
     """A denoiser for a share of the time, then consistency on it for the rest: two runs, each with its own learning rate."""
-    truth = ctm.data.WORLDS[world]()
+    truth = TRUTHS[world]()
     model, cost = learn(lambda _: Denoising(references), world, seed, int(share * budget * RATE))
     teacher = copy.deepcopy(model).requires_grad_(False)
     steps = steps_in((1 - share) * budget, lambda objective: run_of(objective, world), lambda: Consistency(teacher))
