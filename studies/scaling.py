@@ -3,9 +3,9 @@
     python -m studies.scaling [world ...]
 
 The gain of the network's inputs, 8 min(1, sqrt(2 / dim)) against 8 and 2, and the noise levels of denoising, log-normal
-against uniform in t^(1/7): from scratch, 4,000 updates, the first half of which make a denoiser; three seeds. Errors are
+against uniform in t^(1/7): from scratch, 2,000 updates, the first half of which make a denoiser; three seeds. Errors are
 those of the denoiser at three noise levels, over the spread of the data, and of one step at the end. One thread, about
-ninety minutes; results are kept in studies/scaling.json as they come.
+forty minutes; results are kept in studies/scaling.json as they come.
 """
 
 import math
@@ -26,7 +26,7 @@ from studies.harness import run
 
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS = (0, 1, 2)
-STEPS = 4000
+STEPS = 2000
 LEVELS = (0.2, 0.5, 1.5)  # for sigma_data = 0.5
 TIMES = {"rho": rho_times, "lognormal": lognormal_times}
 

@@ -26,6 +26,16 @@ ctmDraw.start("live-solvers", async (box) => {
     return [levels, solver(world, from, levels)];
   };
 
+  let known = NaN, errorsOf = []; // of both solvers at every number of calls: found anew where rho has changed
+  const table = () => {
+    if (known !== rho.value) {
+      const error = (solver, k) => Math.max(m.rms(ends(walk(solver, many, k)[1]), truth, 1) / sd, 1e-4);
+      errorsOf = [m.euler, m.heun].map((solver) => CALLS.map((k) => error(solver, k)));
+      known = rho.value;
+    }
+    return errorsOf;
+  };
+
   function draw() {
     const colour = d.colours(), n = CALLS[calls.value], path = m.trajectories(world, x, high, low), end = ends(path.points);
     view = d.axes(canvas, times, places, 14);
@@ -41,9 +51,9 @@ ctmDraw.start("live-solvers", async (box) => {
     d.disc(g, at(high, x), colour.ink, 8);
 
     const panel = d.axes(chart, count, errors);
-    [[m.euler, []], [m.heun, [5, 4]]].forEach(([solver, dash]) => {
-      const found = CALLS.map((k) => Math.max(m.rms(ends(walk(solver, many, k)[1]), truth, 1) / sd, 1e-4));
-      d.line(panel.g, CALLS.map((k, i) => panel.place(k, found[i])), colour.euler, 1.8, dash);
+    table().forEach((found, i) => {
+      const dash = i ? [5, 4] : [];
+      d.line(panel.g, CALLS.map((k, j) => panel.place(k, found[j])), colour.euler, 1.8, dash);
       d.disc(panel.g, panel.place(n, found[calls.value]), colour.euler, 5, dash.length > 0);
     });
     const miss = (points) => d.small(d.apart(ends(points), end) / sd);

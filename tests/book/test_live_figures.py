@@ -191,8 +191,13 @@ DRAG = """const r = canvas.getBoundingClientRect(); canvas.setPointerCapture = (
 SLIDE = "input.value = Number(input.max) * (1 - i / 80); input.dispatchEvent(new Event('input'));"
 
 
+# A fixed piece of arithmetic: so many milliseconds of it on the processor on which the figures are made to keep up.
+YARDSTICK, MILLISECONDS = "() => { let sum = 0; for (let i = 0; i < 4e6; i++) sum += Math.exp(-(i % 7)); return sum; }", 60.0
+
+
 def test_sixty_frames_a_second(desk):
-    """The processor's time of the page for one frame, all included, which other work on the machine does not change much."""
+    """The processor's time of the page for one frame, all included, which other work on the machine does not change much;
+    on a slower processor as much longer as a piece of arithmetic takes there."""
     name, page, figure = desk
     largest = {"live-jump": "ring", "live-score": "two_moons", "live-denoiser": "1024"}.get(name)
     if largest:  # 500 points behind, 48 components, all data points
@@ -210,14 +215,21 @@ def test_sixty_frames_a_second(desk):
       for (let i = 0; i < 80; i++) { MOVE; await new Promise((done) => requestAnimationFrame(() => setTimeout(done))); }
       return (frames_drawn - before) / 2; // half of them are this loop's own
     }"""
+
+    def measured():
+        start = seconds()
+        page.evaluate(YARDSTICK)
+        return 1000 * (seconds() - start)
+
+    slower = max(1.0, min(measured() for _ in range(4)) / MILLISECONDS)
     for move in (SLIDE, DRAG) if name in IN_HAND else (SLIDE,):
         costs = []
         for _ in range(3):  # the first to warm up
             start, count = seconds(), figure.evaluate(frames.replace("MOVE;", move))
             assert count >= 70
             costs.append(1000 * (seconds() - start) / count)
-        print(f"{name}: {', '.join(f'{cost:.1f}' for cost in costs)} ms a frame")
-        assert min(costs) < 1000 / 60
+        print(f"{name}: {', '.join(f'{cost:.1f}' for cost in costs)} ms a frame, processor {slower:.2f} times slower")
+        assert min(costs) / slower < 1000 / 60
 
 
 @pytest.mark.parametrize("name", sorted(set(FIGURES.values())))
