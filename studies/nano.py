@@ -2,7 +2,7 @@
 
     python -m studies.nano
 
-One run of each, with the file's own seed, on one thread: about four minutes on one core. The results are in
+One run of each, with the file's own seed, on one thread: about five minutes on one core. The results are in
 studies/nano.json, the pictures of the page in book/_static. Every run is measured anew.
 """
 

@@ -24,6 +24,7 @@ def execute(path: Path) -> None:
         record_timing=False,
         coalesce_streams=True,
         kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],  # the kernel and we are on one machine: no word on encryption
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute()
