@@ -4,8 +4,8 @@
 
 The gain of the network's inputs, 8 min(1, sqrt(2 / dim)) against 8 and 2, and the noise levels of denoising, log-normal
 against uniform in t^(1/7): from scratch, 2,000 updates, the first half of which make a denoiser; three seeds. Errors are
-those of the denoiser at three noise levels, over the spread of the data, and of one step at the end. One thread, about
-forty minutes; results are kept in studies/scaling.json as they come.
+those of the denoiser at three noise levels, over the spread of the data, and of one step at the end. One of the two is
+changed at a time. One thread, about forty minutes; results are kept in studies/scaling.json as they come.
 """
 
 import math
@@ -84,7 +84,8 @@ def measure(world: str, gain: float, times: str, steps: int, seed: int) -> dict[
 def main() -> None:
     for seed in SEEDS:
         for world in sys.argv[1:] or WORLDS:
-            cells = [(gain, times) for gain in gains(WORLDS[world]().means[0].numel()) for times in TIMES]
+            rule, *fixed = gains(WORLDS[world]().means[0].numel())  # the defaults, and with one of the two changed
+            cells = [(rule, "lognormal"), (rule, "rho"), *((gain, "lognormal") for gain in fixed)]
             jobs = [{"world": world, "gain": gain, "times": times, "steps": STEPS, "seed": seed} for gain, times in cells]
             run(RESULTS, jobs, measure)
 
