@@ -15,6 +15,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: $(READY) ## build the pages and print the one to open
+	@echo "Building the pages: half a minute."
 	$(BIN)/jupyter-book build . -W -n --keep-going --all -q
 	@echo "Open $(CURDIR)/_build/html/book/welcome.html"
 
@@ -45,6 +46,7 @@ clean: ## remove what was built, and the environment
 
 $(READY): requirements.lock requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("The book needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo "Making the environment in .venv: some minutes and 2 GB, once."
 # an environment whose making was interrupted is made anew: half a package looks installed
 	test ! -e .venv/.half && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	touch .venv/.half

@@ -148,7 +148,7 @@ SETTINGS: dict[str, Callable[[Any], Settings]] = {
     "ESD": lambda _: powers(lambda p: Eulerian(own=True, power=p)),
     "PSD": lambda _: weights(Semigroup(middle=anywhere, jumps=True, held=False), "0.3", "1", "3"),
     "SoFlow": lambda _: {f"share to {a}": data(middle=Share(0.1, a)) + Denoising(256) for a in (0.002, 0.01, 0.05)},
-    "inductive moment matching": lambda _: {f"$k = {k}$": MomentMatching(k=k) for k in (4.0, 6.0, 8.0)},
+    "inductive moment matching": lambda _: {f"kernel, $k = {k:g}$": MomentMatching(k=k) for k in (4.0, 6.0, 8.0)},
 }
 
 
