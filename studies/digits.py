@@ -255,9 +255,9 @@ def make(size: int) -> None:
 def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any]:
     """Figures at the end, with the milliseconds of processor an image; the first, for the card."""
     labels = labels_for(PLANS[size].drawn)
-    plan, steps = PLANS[size], (HEUN,) if name == "teacher" else (1, 2, 4)
-    ways = [(k, name == "teacher", plan.w) for k in steps]
-    ways += [(steps[0], name == "teacher", w) for w in (1.0, plan.strengths[1]) if w != plan.w]
+    plan, solver = PLANS[size], name == "teacher"
+    ways = [(k, solver, plan.w) for k in ((HEUN,) if solver else (1, 2, 4))]
+    ways += [(ways[0][0], solver, w) for w in ((1.0,) if solver else (1.0, plan.strengths[1])) if w != plan.w]
     rows = []
     for steps, solver, w in ways:
         started = time.process_time()
