@@ -186,7 +186,7 @@ def gamma_rule(variant: str, gamma: float) -> dict[str, Any]:
 
 
 def grid_index(levels: int) -> dict[str, Any]:
-    """The noise level that the two-step sampler of the code ends at: index 39 of a grid of this many levels."""
+    """The level of index 39 of a grid of this many levels, at which the code's two-step sampler ends."""
     top, bottom = 80 ** (1 / 7), 0.002 ** (1 / 7)
     base = top + 39 / (levels - 1) * (bottom - top)
     return {"base": round(base, 5), "t": float(f"{base**7:.5g}")}
