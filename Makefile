@@ -2,11 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-WORKERS ?= 3
+WORKERS ?= 2
 # Nothing is installed that the lock does not name, nor any file whose hash it does not hold, nor built from source.
 INSTALL := $(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: --requirement
 PYTEST := $(BIN)/pytest -n $(WORKERS) -rs -p no:cacheprovider
-# One thread for each worker: results do not depend on their number. Three keep two cores busy, as each waits now and then.
+# One thread for each worker: two notebooks then share two cores, and results do not depend on their number.
 export OMP_NUM_THREADS := 1
 
 .PHONY: help book test lab lint unit notebooks pages clean
