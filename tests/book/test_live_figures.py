@@ -221,15 +221,16 @@ def test_sixty_frames_a_second(desk):
         page.evaluate(YARDSTICK)
         return 1000 * (seconds() - start)
 
-    slower = max(1.0, min(measured() for _ in range(4)) / MILLISECONDS)
+    measured()  # to warm up
     for move in (SLIDE, DRAG) if name in IN_HAND else (SLIDE,):
         costs = []
         for _ in range(3):  # the first to warm up
+            slower = max(1.0, measured() / MILLISECONDS)
             start, count = seconds(), figure.evaluate(frames.replace("MOVE;", move))
             assert count >= 70
-            costs.append(1000 * (seconds() - start) / count)
-        print(f"{name}: {', '.join(f'{cost:.1f}' for cost in costs)} ms a frame, processor {slower:.2f} times slower")
-        assert min(costs) / slower < 1000 / 60
+            costs.append(1000 * (seconds() - start) / count / slower)
+        print(f"{name}: {', '.join(f'{cost:.1f}' for cost in costs)} ms a frame, on a processor {slower:.2f} times faster")
+        assert min(costs) < 1000 / 60
 
 
 @pytest.mark.parametrize("name", sorted(set(FIGURES.values())))
