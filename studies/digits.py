@@ -5,7 +5,7 @@
 One thread, some minutes for the small ones and two hours for the large; PLANS says how many steps. Training goes on from its
 own files in _build when it is started again, and more steps prolong it. Figures over the time of training, and at its end,
 are kept in studies/digits.json; the models of 28 x 28 pixels go to book/checkpoints, each with its card. A teacher that lies
-there is not trained again: take its file away first.
+there is not trained again, nor is the classifier that judges (studies/digits_judge.safetensors): take the file away first.
 """
 
 import json
@@ -33,6 +33,7 @@ from studies.harness import keep
 
 RESULTS = Path(__file__).with_suffix(".json")
 FOLDER = Path(__file__).parents[1] / "book/checkpoints"
+JUDGE = Path(__file__).with_name("digits_judge.safetensors")
 STATES = Path(__file__).parents[1] / "_build"
 HEUN = 18  # steps of the teacher: 36 calls, as the grid ends above 0
 SEED = 0
@@ -135,8 +136,8 @@ class Watched(Term):
 class Judge:
     """Figures of samples: a classifier of the training half, and that half as the floor."""
 
-    def __init__(self, train: Points, test: Points) -> None:
-        self.classifier = Classifier.trained(train, seed=SEED)
+    def __init__(self, train: Points, test: Points, classifier: Classifier | None = None) -> None:
+        self.classifier = Classifier.trained(train, seed=SEED) if classifier is None else classifier
         self.train, self.test = (self.classifier.features(half.rows) for half in (train, test))
         self.floor = {
             n: frechet_distance(self.train[:n], self.test) for n in (500, 1000, len(self.train)) if n <= len(self.train)
@@ -162,6 +163,16 @@ class Judge:
             "recall": round(recall, 4),
             "accuracy": round(self.classifier.accuracy(x, labels), 4),
         }
+
+
+def classifier(train: Points) -> Classifier:
+    """The judge of 28 x 28 pixels: kept in a file, as its training takes half a minute; made anew where there is none."""
+    if not JUDGE.exists():
+        made = Classifier.trained(train, seed=SEED)
+        ctm.checkpoints.write(JUDGE, made.state_dict(), {"command": "python -m studies.digits 28"})
+    kept = Classifier(train.shape, train.classes)
+    kept.load_state_dict(ctm.checkpoints.read(JUDGE)[0])
+    return kept.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -235,7 +246,7 @@ def make(size: int) -> None:
     """Train teacher and student, measure both, and write them."""
     plan = PLANS[size]
     train, test = halves(size)
-    judge = Judge(train, test)
+    judge = Judge(train, test, classifier(train) if size == 28 else None)
     note(size=size, real=True, **judge.real())
     stored = FOLDER / f"digits_{size}_teacher.safetensors"
     if stored.exists():
