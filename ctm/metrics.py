@@ -86,9 +86,9 @@ def wasserstein(x: Tensor, y: Tensor, p: int = 2) -> float:
     """
     p = check_number(p, "p", 1, 2, integer=True)
     a, b = pair(x, y)
-    ot = _pot()
     if a.shape[1] == 1:
-        return float(ot.wasserstein_1d(a[:, 0].numpy(), b[:, 0].numpy(), p=p)) ** (1 / p)
+        return float(_on_lines(a.T.numpy(), b.T.numpy(), p).item()) ** (1 / p)
+    ot = _pot()
     cost = _distances(a, b).pow(p).numpy()
     return float(ot.emd2([], [], cost, numItermax=10_000_000)) ** (1 / p)
 
@@ -97,14 +97,27 @@ def sliced_wasserstein(
     x: Tensor, y: Tensor, *, projections: int = 64, seed: int = 0
 ) -> float:
     r"""Sliced :math:`W_2`: the root mean square of the 1-D :math:`W_2` along random
-    directions (POT). Fast at any size. Shapes as for :func:`wasserstein`."""
+    directions (POT's). Fast at any size. Shapes as for :func:`wasserstein`."""
     projections = check_number(projections, "projections", 1, 10**6, integer=True)
     seed = check_number(seed, "seed", 0, 2**32 - 1, integer=True)
     a, b = pair(x, y)
     if a.shape[1] == 1:
         return wasserstein(x, y)
-    distance = _pot().sliced_wasserstein_distance
-    return float(distance(a.numpy(), b.numpy(), n_projections=projections, seed=seed))
+    directions = _pot().sliced.get_random_projections(a.shape[1], projections, seed).T
+    squares = _on_lines(directions @ a.numpy().T, directions @ b.numpy().T, 2)
+    return math.sqrt(squares.mean())
+
+
+def _on_lines(a: Any, b: Any, p: int) -> Any:
+    r""":math:`W_p^p` between row i of ``a``, NumPy ``(lines, n)``, and row i of ``b``,
+    ``(lines, m)``.
+
+    Of sets of one size the i-th smallest goes to the i-th smallest. POT's own does the
+    same, sixteen times slower; it is left the sets of two sizes.
+    """
+    if a.shape[1] == b.shape[1]:
+        return (np.abs(np.sort(a) - np.sort(b)) ** p).mean(1)
+    return _pot().wasserstein_1d(a.T, b.T, p=p)
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:

@@ -3,6 +3,7 @@
 import math
 import statistics
 
+import ot
 import pytest
 import torch
 from helpers import generator
@@ -38,6 +39,17 @@ def test_one_dimension_by_sorting():
     assert wasserstein(x, y) == pytest.approx((a - b).square().mean().sqrt().item())
     assert wasserstein(x, y, p=1) == pytest.approx(stats.wasserstein_distance(a, b))
     assert sliced_wasserstein(x, y) == pytest.approx(wasserstein(x, y))
+
+
+@pytest.mark.parametrize("other", [400, 300])  # of one size, and of two
+def test_distances_along_lines_are_pots(other):
+    x, y = torch.randn(400, 3, generator=generator()), torch.rand(other, 3, generator=generator(1))
+    of_pot = ot.sliced_wasserstein_distance(x.double().numpy(), y.double().numpy(), n_projections=64, seed=5)
+    assert sliced_wasserstein(x, y, seed=5) == pytest.approx(of_pot, rel=1e-6)
+    a, b = (points[:, :1] for points in (x, y))
+    assert wasserstein(a, b, p=1) == pytest.approx(stats.wasserstein_distance(a.flatten(), b.flatten()), rel=1e-6)
+    by_programming = ot.emd2([], [], ot.dist(a.double().numpy(), b.double().numpy()))
+    assert wasserstein(a, b) ** 2 == pytest.approx(by_programming, rel=1e-6)
 
 
 def test_energy_distance_is_scipys():
