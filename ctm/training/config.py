@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,6 +22,8 @@ from ctm.models import CTM
 OBJECTIVES = ("scratch", "teacher", "denoiser")
 OPTIMIZERS = ("Adam", "AdamW", "RAdam")
 PRECISIONS = ("no", "bf16")
+AT_LEAST_ONE = ("steps", "batch", "log_every", "save_every", "substeps", "reuse")
+SHARES = ("from_noise", "to_data")
 
 
 def key(default: Any, text: str) -> Any:
@@ -32,7 +35,7 @@ def key(default: Any, text: str) -> Any:
 class Config:
     """What a run is, as a flat TOML file says it; :meth:`example` is such a file."""
 
-    data: str = key("ring", "a ready-made world by its name, or a .npy or .csv file")
+    data: str = key("ring", "a ready-made world by its name, or a .npy, .npz, .csv file")
     objective: str = key("scratch", f"one of {', '.join(OBJECTIVES)}")
     teacher: str = key("", "of objective teacher: a model's file, or exact for a world")
     network: str = key("", "a class of ctm.networks; empty: by the shape of the data")
@@ -51,7 +54,11 @@ class Config:
     compare: str = key("s", "where jumps are compared: s, or x0 as in the paper")
     levels: int = key(96, "steps of the grid of times: 17 is the paper's N = 18")
     continuous: bool = key(True, "shift the grid at random, so that all times are drawn")
-    pool: int = key(4096, "trajectories a part keeps; 0: one solver step from t to u")
+    substeps: int = key(1, "solver steps from one level to the next")
+    from_noise: float = key(0.4, "share of jumps that start at sigma_max")
+    to_data: float = key(0.5, "share of jumps that end at sigma_min")
+    pool: int = key(4096, "trajectories a part keeps; 0: solved anew from t to u")
+    reuse: int = key(48, "pairs drawn from each of them before the pool is solved again")
     denoising: float = key(0.1, "weight of denoising beside consistency")
     references: int = key(1024, "points that steady the denoising target; 0: none")
     folder: str = key("run", "where state, log and model are written")
@@ -62,9 +69,10 @@ class Config:
         for entry in fields(self):
             value, name = getattr(self, entry.name), entry.name
             if type(entry.default) in (int, float):
-                low = int(name in ("steps", "batch", "log_every", "save_every"))
+                low = int(name in AT_LEAST_ONE)
                 low += name == "steps" and self.objective == "scratch"  # of two halves
-                check_number(value, name, low, integer=type(entry.default) is int)
+                high = 1 if name in SHARES else math.inf
+                check_number(value, name, low, high, integer=type(entry.default) is int)
             elif type(value) is not type(entry.default):
                 kind = type(entry.default).__name__
                 raise TypeError(f"{name} must be a {kind}, got {value!r}")
@@ -114,17 +122,26 @@ class Config:
 
 
 def load_data(name: str) -> Any:
-    """The world of that name, or the points of a ``.npy`` or ``.csv`` file, whose first
-    line may name its columns."""
+    """The world of that name, or the points of a file: a ``.npy``; a ``.npz`` with arrays
+    ``points`` and, for a conditional model, ``labels``; a ``.csv``, whose first line may
+    name its columns."""
     worlds = data.WORLDS | data.LABELLED
     if name in worlds:
         return worlds[name]()
     path = Path(name)
     if path.suffix == ".npy":
         return data.Points(np.load(path, allow_pickle=False))
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as held:
+            if "points" not in held:
+                names = ", ".join(held) or "none"
+                raise ValueError(f"data {name} must hold an array points, got {names}")
+            return data.Points(held["points"], held.get("labels"))
     if path.suffix != ".csv":
         known = ", ".join(sorted(worlds))
-        raise ValueError(f"data must be a .npy or .csv file or of {known}; got {name!r}")
+        raise ValueError(
+            f"data must be a .npy, .npz or .csv file or of {known}; got {name!r}"
+        )
     first = path.read_text(encoding="utf-8").partition("\n")[0]
     named = any(letter.isalpha() and letter not in "eE" for letter in first)
     return data.Points(np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2))
@@ -151,7 +168,8 @@ def new_student(config: Config, world: Any) -> CTM:
 
 def consistency(config: Config, teacher: Any) -> Objective:
     """The consistency term as the file describes it, with its share of denoising."""
-    names = ("kind", "compare", "levels", "continuous", "pool")
+    names = ["kind", "compare", "levels", "continuous", "pool", "reuse"]
+    names += ["substeps", "from_noise", "to_data"]
     term = Consistency(teacher, **{name: getattr(config, name) for name in names})
     beside = config.denoising * Denoising(config.references)
     return term + beside if config.denoising else term

@@ -21,7 +21,7 @@ import ctm
 from ctm import checkpoints
 from ctm.losses import Consistency, consistency_loss
 from ctm.training import rate
-from ctm.training.config import Config, consistency, load_data
+from ctm.training.config import Config, consistency, load_data, new_student
 from ctm.training.launch import Launch, main, part_seed
 
 accelerate = pytest.importorskip("accelerate")
@@ -271,6 +271,27 @@ def test_points_of_a_file(tmp_path):
     assert torch.equal(drawn[0], drawn[2])
 
 
+def test_labels_of_a_file_make_a_conditional_model(tmp_path):
+    table, labels = generator_table(), np.arange(9) % 3
+    np.savez(tmp_path / "a.npz", points=table, labels=labels)
+    data = load_data(str(tmp_path / "a.npz"))
+    x, told = data.sample_labelled(50, generator=generator())
+    rows = torch.cdist(x, data.standardise(table)).argmin(1)
+    assert torch.equal(told, torch.as_tensor(labels)[rows])
+    assert isinstance(new_student(Config(data="a"), data), ctm.ConditionalCTM)
+    np.savez(tmp_path / "b.npz", points=table)
+    assert torch.equal(load_data(str(tmp_path / "b.npz")).rows, data.rows)
+    np.savez(tmp_path / "c.npz", x=table)
+    with pytest.raises(ValueError, match="must hold an array points, got x"):
+        load_data(str(tmp_path / "c.npz"))
+
+
+def test_the_term_is_the_files():
+    config = Config(kind="soft", levels=7, pool=3, reuse=5, substeps=2, from_noise=0.1, to_data=0.9, denoising=0.0)
+    wanted = Consistency(ctm.data.ring(), "soft", levels=7, pool=3, reuse=5, substeps=2, from_noise=0.1, to_data=0.9)
+    assert repr(consistency(config, ctm.data.ring())) == repr(wanted)
+
+
 def generator_table():
     return np.random.default_rng(0).normal(size=(9, 2)) * 1e-5
 
@@ -291,12 +312,14 @@ WRONG = {
     "no teacher": ("objective = 'teacher'", "teacher must be given with objective teacher"),
     "a teacher too many": ("teacher = 'exact'", "teacher must be given with objective teacher"),
     "lost teacher": ("objective = 'teacher'\nteacher = 'no.safetensors'", "path no.safetensors does not exist"),
-    "data": ("data = 'rings'", "data must be a .npy or .csv file or of checkerboard, "),
+    "data": ("data = 'rings'", "data must be a .npy, .npz or .csv file or of checkerboard, "),
     "lost data": ("data = 'no.npy'", "No such file or directory: 'no.npy'"),
     "network": ("network = 'ResNet'", "network must be one of ["),
     "sizes": ("data = 'digits'\nlayers = 3", "network UNet takes no such size"),
     "parts": ("parts = 3", "parts must be a multiple of the 1 processes and divide batch 320, got 3"),
     "not TOML": ("steps: 5", "is not TOML"),
+    "no reuse": ("reuse = 0", "reuse must lie in [1, "),
+    "a share above 1": ("to_data = 1.5", "to_data must lie in [0, 1], got 1.5"),
     "one step": ("steps = 1", "steps must lie in [2, "),
 }
 
