@@ -2,7 +2,7 @@
 "use strict";
 
 ctmDraw.start("live-score", async (box) => {
-  const m = ctmMath, d = ctmDraw, CELLS = 56, ARROWS = 13;
+  const m = ctmMath, d = ctmDraw, CELLS = 48, ARROWS = 13;
   const picture = document.createElement("canvas"); // the density, one pixel a cell, drawn larger and smooth
   picture.width = picture.height = CELLS;
   let world, limit, spot = [0.2, 0.45]; // the edge of the picture, and the point in units of it
@@ -41,7 +41,10 @@ ctmDraw.start("live-score", async (box) => {
     const logs = new Float64Array(CELLS * CELLS), paint = picture.getContext("2d"), pixels = paint.createImageData(CELLS, CELLS);
     m.score(world, grid(CELLS, k), t, undefined, logs);
     const top = logs.reduce((a, b) => Math.max(a, b)), tint = [1, 3, 5].map((i) => parseInt(colour.noise.slice(i, i + 2), 16));
-    logs.forEach((log, i) => pixels.data.set([...tint, 255 * Math.exp(log - top)], 4 * i));
+    logs.forEach((log, i) => {
+      for (let j = 0; j < 3; j++) pixels.data[4 * i + j] = tint[j];
+      pixels.data[4 * i + 3] = 255 * Math.exp(log - top);
+    });
     paint.putImageData(pixels, 0, 0);
     g.drawImage(picture, width / 2 - half, height / 2 - half, 2 * half, 2 * half);
     d.dots(g, world.mu, place, colour.data, 4);
