@@ -87,7 +87,7 @@ def wasserstein(x: Tensor, y: Tensor, p: int = 2) -> float:
     p = check_number(p, "p", 1, 2, integer=True)
     a, b = pair(x, y)
     if a.shape[1] == 1:
-        return float(_on_lines(a.T.numpy(), b.T.numpy(), p).item()) ** (1 / p)
+        return float(_on_lines(a.T.numpy(), b.T.numpy(), p)[0]) ** (1 / p)
     ot = _pot()
     cost = _distances(a, b).pow(p).numpy()
     return float(ot.emd2([], [], cost, numItermax=10_000_000)) ** (1 / p)

@@ -109,7 +109,7 @@ class ExactDistances:
 
     def distances(self, x: Tensor) -> tuple[float, float]:
         """Sliced W1 and sliced W2."""
-        gap = torch.from_numpy(np.sort((x.double() @ self.sides).T.numpy())).T - self.quantiles  # NumPy sorts faster
+        gap = torch.from_numpy(np.sort((x.double() @ self.sides).numpy(), axis=0)) - self.quantiles  # NumPy sorts faster
         return float(gap.abs().mean()), float(gap.square().mean().sqrt())
 
     def width(self, x: Tensor) -> float:

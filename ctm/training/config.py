@@ -168,8 +168,16 @@ def new_student(config: Config, world: Any) -> CTM:
 
 def consistency(config: Config, teacher: Any) -> Objective:
     """The consistency term as the file describes it, with its share of denoising."""
-    names = ["kind", "compare", "levels", "continuous", "pool", "reuse"]
-    names += ["substeps", "from_noise", "to_data"]
+    names = (
+        "kind",
+        "compare",
+        "levels",
+        "continuous",
+        "substeps",
+        *SHARES,
+        "pool",
+        "reuse",
+    )
     term = Consistency(teacher, **{name: getattr(config, name) for name in names})
     beside = config.denoising * Denoising(config.references)
     return term + beside if config.denoising else term
