@@ -113,7 +113,7 @@ def _on_lines(a: Any, b: Any, p: int) -> Any:
     ``(lines, m)``.
 
     Of sets of one size the i-th smallest goes to the i-th smallest. POT's own does the
-    same, sixteen times slower; it is left the sets of two sizes.
+    same, ten to twenty times slower; it is left the sets of two sizes.
     """
     if a.shape[1] == b.shape[1]:
         return (np.abs(np.sort(a) - np.sort(b)) ** p).mean(1)
