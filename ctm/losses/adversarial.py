@@ -3,19 +3,20 @@ the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ctm._checks import check_number
-from ctm.conditional import given
+from ctm.conditional import ConditionalCTM, given
 from ctm.flow_map import as_column
+from ctm.labelled import read_condition
 from ctm.losses.objective import Draw, Models, Term, balance
 from ctm.losses.trajectories import draw_levels, grid_times
 from ctm.models import CTM
-from ctm.networks import Discriminator
+from ctm.networks import discriminator_for
 from ctm.noise import rand, randn, rho_time
 from ctm.optimisers import load_optimizer, optimizer_state
 
@@ -31,12 +32,21 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     return (1 - real).relu().mean() + (1 + fake).relu().mean()
 
 
-def r1_penalty(discriminator: nn.Module, x: Tensor, tau: Tensor) -> Tensor:
+def r1_penalty(
+    discriminator: nn.Module, x: Tensor, tau: Tensor, label: Tensor | None = None
+) -> Tensor:
     r""":math:`\tfrac{1}{2} E|\nabla_x J(x, \tau)|^2` over real points ``x`` (Mescheder et
     al. 2018)."""
     x = x.detach().requires_grad_(True)
-    gradient = torch.autograd.grad(discriminator(x, tau).sum(), x, create_graph=True)[0]
+    verdict = discriminator(x, tau, label).sum()
+    gradient = torch.autograd.grad(verdict, x, create_graph=True)[0]
     return gradient.flatten(1).square().sum(1).mean() / 2
+
+
+def classes_of(student: CTM) -> int:
+    """How many classes a model is told of; 0 where its condition is of another kind."""
+    by_class = getattr(type(student), "embedding", None) is ConditionalCTM.embedding
+    return student.classes if by_class else 0  # type: ignore[return-value]
 
 
 @dataclass(repr=False, eq=False)
@@ -65,37 +75,50 @@ class Adversarial(Term):
     lr: float = 2e-3
     """Learning rate of the discriminator's Adam, constant."""
     width: int = 64
-    """Units in each of the discriminator's three hidden layers."""
+    """Of the discriminator: a :class:`ctm.networks.Discriminator`, or for images of 8
+    pixels a side or more a :class:`ctm.networks.ImageDiscriminator`."""
     levels: int = 96
     """Steps of the grid on which the times of its jumps are drawn."""
+    from_noise: float = 0.4
+    """Probability that a jump starts at ``sigma_max``."""
+    to_data: float = 0.5
+    """Probability that it ends at ``sigma_min``."""
     seed: int = 0
     """Seed of the discriminator's initial weights."""
 
     def __post_init__(self) -> None:
         for name in ("most", "noise", "r1"):
             check_number(getattr(self, name), name, 0)
-        check_number(self.start, "start", 0, 1)
+        for name in ("start", "from_noise", "to_data"):
+            check_number(getattr(self, name), name, 0, 1)
         check_number(self.lr, "lr", 0, above=True)
         for name, low in (("width", 1), ("levels", 2), ("seed", 0)):
             check_number(getattr(self, name), name, low, integer=True)
         if not isinstance(self.adaptive, bool):
             raise TypeError(f"adaptive must be True or False, got {self.adaptive!r}")
-        self.discriminator: Discriminator | None = None
+        self.discriminator: nn.Module | None = None
         self.optimizer: torch.optim.Optimizer | None = None
-        self.made_for = 0, 0.0  # numbers in a point, and sigma_data
+        self.made_for = [0.0, 0.0]  # the shape of a point, classes, and sigma_data
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
         if models.step < self.start * models.steps:
             return torch.zeros((), dtype=torch.float32, device=draw.device)
-        fake = self.estimates(models, draw, rng)
-        self.learn(models.student, draw.clean()[0], fake, rng)
-        loss = self.judge(models.student, fake, rng)
+        fake, condition = self.estimates(models, draw, rng)
+        label = self.label(models.student, condition)
+        x0, own = draw.clean()
+        self.learn(models.student, x0, fake, rng, (own, label))
+        loss = self.judge(models.student, fake, rng, label)
         return balance(models, loss).clamp(max=self.most) * loss if self.adaptive else loss
 
-    def estimates(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
-        """Jumps from noised data, carried on to the end by the target: what is judged."""
+    def estimates(
+        self, models: Models, draw: Draw, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """Jumps from noised data, carried on to the end by the target, and their condition:
+        what is judged."""
         student = models.student
-        levels = draw_levels(draw.batch, self.levels, "global", 0.4, 0.5, rng)
+        levels = draw_levels(
+            draw.batch, self.levels, "global", self.from_noise, self.to_data, rng
+        )
         x0, condition = draw()
         offset = rand((len(x0),), rng, device=x0.device)
         limits = student.sigma_min, student.sigma_max
@@ -105,9 +128,14 @@ class Adversarial(Term):
         )
         xt = x0 + t * randn(x0.shape, rng, dtype=x0.dtype, device=x0.device)
         student, target = (given(m, condition) for m in (student, models.target))
-        return target.jump(
-            student.jump(xt, t, s), s, s.new_full([1] * s.ndim, student.sigma_min)
-        )
+        end = s.new_full([1] * s.ndim, student.sigma_min)
+        return target.jump(student.jump(xt, t, s), s, end), condition
+
+    def label(self, student: CTM, condition: Tensor | None) -> Tensor | None:
+        """The classes in a condition, which is a class or a class and a strength."""
+        if condition is None or not (classes := classes_of(student)):
+            return None
+        return read_condition(condition, None, classes)[0].to(condition.device)
 
     def noised(
         self, student: CTM, x: Tensor, rng: torch.Generator
@@ -121,36 +149,49 @@ class Adversarial(Term):
         eps = randn(x.shape, rng, dtype=x.dtype, device=x.device)
         return x + (tau**2 - low**2).sqrt() * eps, tau
 
-    def learn(self, student: CTM, x0: Tensor, fake: Tensor, rng: torch.Generator) -> float:
-        """One step of the discriminator on clean points and samples; returns its hinge loss
-        before the step."""
+    def learn(
+        self,
+        student: CTM,
+        x0: Tensor,
+        fake: Tensor,
+        rng: torch.Generator,
+        labels: tuple[Tensor | None, Tensor | None] = (None, None),
+    ) -> float:
+        """One step of the discriminator on clean points and samples, each with their
+        ``labels``; returns its hinge loss before the step."""
         judge, optimizer = self.opponent(student, x0)
         real = x0 + student.sigma_min * randn(
             x0.shape, rng, dtype=x0.dtype, device=x0.device
         )
         real, tau_real = self.noised(student, real, rng)
         fake, tau_fake = self.noised(student, fake.detach(), rng)
-        loss = hinge_loss(judge(real, tau_real), judge(fake, tau_fake))
+        own, told = labels
+        loss = hinge_loss(judge(real, tau_real, own), judge(fake, tau_fake, told))
         value = loss.item()
         if self.r1:
-            loss = loss + self.r1 * r1_penalty(judge, real, tau_real)
+            loss = loss + self.r1 * r1_penalty(judge, real, tau_real, own)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return value
 
-    def judge(self, student: CTM, fake: Tensor, rng: torch.Generator) -> Tensor:
+    def judge(
+        self,
+        student: CTM,
+        fake: Tensor,
+        rng: torch.Generator,
+        label: Tensor | None = None,
+    ) -> Tensor:
         r""":math:`-E[J(fake)]`, at the noise levels that the discriminator knows."""
         discriminator, _ = self.opponent(student, fake)
-        return -discriminator(*self.noised(student, fake, rng)).mean()
+        return -discriminator(*self.noised(student, fake, rng), label).mean()
 
-    def opponent(
-        self, student: CTM, x: Tensor
-    ) -> tuple[Discriminator, torch.optim.Optimizer]:
+    def opponent(self, student: CTM, x: Tensor) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The discriminator and its optimiser, made for points like ``x`` at the first
         call."""
         if self.discriminator is None or self.optimizer is None:
-            return self._make(x[0].numel(), student.sigma_data, x.device)
+            made_for = x.shape[1:], classes_of(student), student.sigma_data
+            return self._make(*made_for, x.device)
         return self.discriminator, self.optimizer
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -170,19 +211,19 @@ class Adversarial(Term):
         moments = {k[10:]: v for k, v in state.items() if k.startswith("optimizer.")}
         if "made_for" not in state or len(weights) + len(moments) + 1 != len(state):
             raise ValueError(f"this is no discriminator's state: {sorted(state)[:4]}")
-        dim, sigma_data = state["made_for"].tolist()
+        *sizes, sigma_data = state["made_for"].tolist()
+        *shape, classes = map(int, sizes)
         device = state["made_for"].device
-        discriminator, optimizer = self._make(int(dim), sigma_data, device)
+        discriminator, optimizer = self._make(shape, classes, sigma_data, device)
         discriminator.load_state_dict(weights)
         load_optimizer(optimizer, moments)
 
     def _make(
-        self, dim: int, sigma_data: float, device: torch.device
-    ) -> tuple[Discriminator, torch.optim.Optimizer]:
-        self.made_for = dim, sigma_data
-        self.discriminator = Discriminator(dim, sigma_data, self.width, self.seed).to(
-            device
-        )
+        self, shape: Sequence[int], classes: int, sigma_data: float, device: torch.device
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        self.made_for = [*shape, classes, sigma_data]
+        made = discriminator_for(shape, sigma_data, self.width, self.seed, classes)
+        self.discriminator = made.to(device)
         weights = self.discriminator.parameters()
         self.optimizer = torch.optim.Adam(weights, self.lr, (0.5, 0.9), fused=True)
         return self.discriminator, self.optimizer

@@ -7,7 +7,11 @@ import math
 from torch import nn
 
 from ctm.networks.base import NETWORKS, Timed, register
-from ctm.networks.discriminator import Discriminator
+from ctm.networks.discriminator import (
+    Discriminator,
+    ImageDiscriminator,
+    discriminator_for,
+)
 from ctm.networks.mlp import MLP
 from ctm.networks.transformer import Transformer
 from ctm.networks.unet import UNet
@@ -16,10 +20,12 @@ __all__ = [
     "MLP",
     "NETWORKS",
     "Discriminator",
+    "ImageDiscriminator",
     "Timed",
     "Transformer",
     "UNet",
     "default",
+    "discriminator_for",
     "register",
 ]
 

@@ -20,7 +20,7 @@ from ctm.losses import (
     hinge_loss,
     r1_penalty,
 )
-from ctm.networks import Discriminator
+from ctm.networks import Discriminator, ImageDiscriminator
 from ctm.training import State
 
 A, B = stats.norm(0.0, 0.5), stats.norm(0.6, 0.5)
@@ -156,7 +156,7 @@ def test_warm_up_and_estimates():
     assert first
     state.step()
     assert not all(torch.equal(value, first[key]) for key, value in term.state_dict().items())
-    fake = term.estimates(state.models, state.draw, state.rng)
+    fake, _ = term.estimates(state.models, state.draw, state.rng)
     assert fake.shape == (32, 2)
     assert fake.requires_grad
     assert all(not weights.requires_grad for weights in state.models.target.parameters())
@@ -185,7 +185,7 @@ def test_estimates_of_the_exact_map_are_the_ends_of_the_trajectories_through_noi
             return iter([torch.zeros(1)])
 
     exact, g, twin = Exact(), generator(6), generator(6)
-    fake = Adversarial(levels=12).estimates(exact, Draw(world, exact, 64, g), g)
+    fake, _ = Adversarial(levels=12).estimates(exact, Draw(world, exact, 64, g), g)
     levels = draw_levels(64, 12, "global", 0.4, 0.5, twin)
     x0, offset = world.sample(64, generator=twin), torch.rand(64, generator=twin)
     t = grid_times(levels.t, 12, offset, exact.sigma_min, exact.sigma_max)[:, None]
@@ -198,7 +198,7 @@ def test_estimates_of_classes_are_told_their_class():
     world = ctm.data.half_rings()
     student = ctm.ConditionalCTM(ctm.networks.MLP(2, width=16, layers=2, conditions=3), world.sigma_data)
     models, g = Models(student, 10), generator()
-    fake = Adversarial(levels=8).estimates(models, Draw(world, student, 64, g), g)
+    fake, labels = Adversarial(levels=8).estimates(models, Draw(world, student, 64, g), g)
     weights = student.network.body[0].weight
     gradient = torch.autograd.grad(fake.sum(), weights)[0]
     assert gradient[:, -3:-1].abs().sum() > 0  # the columns that take the class
@@ -248,6 +248,45 @@ def test_the_discriminators_gradient_is_that_of_the_hinge_loss_and_the_penalty(r
     wanted = torch.autograd.grad(hinge + r1 * r1_penalty(net, real, tau_real), list(net.parameters()))
     for weights, gradient in zip(term.discriminator.parameters(), wanted, strict=True):
         assert torch.allclose(weights.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_images_have_a_discriminator_of_their_own_and_its_state_goes_over():
+    network = ctm.networks.UNet((8, 8), width=4, features=2)
+    student, term, again = ctm.CTM(network, 0.5), *(Adversarial(width=4) for _ in range(2))
+    x0, fake = (torch.randn(6, 8, 8, generator=generator(k)) for k in (1, 2))
+    for _ in range(2):
+        term.learn(student, x0, fake, generator(3))
+    assert type(term.discriminator) is ImageDiscriminator
+    again.load_state_dict({key: value.clone() for key, value in term.state_dict().items()})
+    assert term.learn(student, x0, fake, generator(4)) == again.learn(student, x0, fake, generator(4))
+
+
+@pytest.mark.parametrize(("from_noise", "to_data"), [(1.0, 1.0), (0.0, 0.0)])
+def test_where_the_jumps_that_are_judged_start_and_end(from_noise, to_data):
+    world, seen = ctm.data.ring(), []
+
+    class Told:
+        sigma_min, sigma_max, shape = world.sigma_min, world.sigma_max, (2,)
+        student = target = property(lambda self: self)
+
+        def jump(self, x, t, s):
+            seen.append((t.expand(len(x), 1), s.expand(len(x), 1)))
+            return x
+
+        def parameters(self):
+            return iter([torch.zeros(1)])
+
+    told, g = Told(), generator()
+    Adversarial(levels=8, from_noise=from_noise, to_data=to_data).estimates(told, Draw(world, told, 200, g), g)
+    (t, s), (again, end) = seen
+    assert torch.equal(again, s)
+    assert torch.equal(end, torch.full_like(end, world.sigma_min))
+    if from_noise:
+        assert torch.equal(t, torch.full_like(t, world.sigma_max))
+        assert torch.equal(s, end)
+    else:
+        assert 0.05 < (t == world.sigma_max).double().mean() < 0.3  # one level of eight
+        assert 0.2 < (s == world.sigma_min).double().mean() < 0.6
 
 
 def test_what_is_judged_is_what_the_discriminator_says_of_noised_points():

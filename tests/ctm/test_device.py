@@ -14,7 +14,7 @@ from torch import nn
 import ctm
 from ctm import diagnosis, editing, likelihood, metrics, noise, plotting, samplers, solvers, two_samples
 from ctm.closed_forms import AffineMap, Line, Perturbed
-from ctm.networks import MLP, Discriminator, Transformer, UNet
+from ctm.networks import MLP, Discriminator, ImageDiscriminator, Transformer, UNet
 from ctm.noise import karras_times
 from ctm.parametrisations import INNER, OUTER, Parametrised
 
@@ -191,7 +191,8 @@ def made_for(p):
 def networks(p):
     images = p.points(32).reshape(4, 4, 4)
     tau = images[:, 0, 0]
-    found = [p.put(Discriminator(16, 0.5, 8))(images, tau.abs()[:, None, None])]
+    judges = Discriminator(16, 0.5, 8), ImageDiscriminator((4, 4), 0.5, 8)
+    found = [p.put(judge)(images, tau.abs()[:, None, None]) for judge in judges]
     for network in (MLP(16, 8, 2, 2), UNet((4, 4), 8, features=2), Transformer((4, 4), width=8, layers=1, features=2)):
         found += [p.put(network)(images, tau, tau)]
     told = p.put(MLP(16, 8, 2, 2, conditions=2))

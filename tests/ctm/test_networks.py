@@ -8,10 +8,20 @@ import threading
 import numpy as np
 import pytest
 import torch
+from scipy import signal
 from torch import nn
 
 import ctm
-from ctm.networks import MLP, NETWORKS, Discriminator, Transformer, UNet, register
+from ctm.networks import (
+    MLP,
+    NETWORKS,
+    Discriminator,
+    ImageDiscriminator,
+    Transformer,
+    UNet,
+    discriminator_for,
+    register,
+)
 
 IMAGES = {
     "unet 8": lambda **more: UNet((8, 8), width=8, **more),
@@ -518,6 +528,43 @@ def test_a_discriminator_by_plain_matrix_products():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         assert torch.equal(network.body[0].weight, nn.Linear(7, 8).weight.double())
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (2, 8, 11)])
+def test_a_discriminator_of_images_by_plain_sums(shape):
+    network = ImageDiscriminator(shape, sigma_data=0.5, width=4, seed=2).double()
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(2, *shape, generator=rng, dtype=torch.float64)
+    tau = torch.rand(2, *[1] * len(shape), generator=rng, dtype=torch.float64) + 0.1
+    found = network(x, tau)
+    assert found.shape == (2,)
+    for i in range(2):
+        t = float(tau[i])
+        h = (2 * x[i] / math.hypot(t, 0.5)).reshape(-1, *shape[-2:]).numpy()
+        h = np.concatenate([h, np.full((1, *shape[-2:]), math.log(t) / 4)])
+        for layer in network.body[0:6:2]:  # every second of correlation's values, from the first
+            weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+            maps = [sum(signal.correlate2d(a, b, "same") for a, b in zip(h, kernel, strict=True)) for kernel in weight]
+            h = silu(np.stack(maps)[:, ::2, ::2] + bias[:, None, None])
+        first, last = network.body[7], network.body[9]
+        h = silu(first.weight.detach().numpy() @ h.ravel() + first.bias.detach().numpy())
+        expected = last.weight.detach().numpy() @ h + last.bias.detach().numpy()
+        assert found[i].item() == pytest.approx(expected.item(), rel=1e-12)
+    assert [layer.out_channels for layer in network.body[0:6:2]] == [2, 4, 8]
+
+
+def test_which_discriminator_is_for_which_points():
+    for shape in ((2,), (4, 4), (3, 7, 9), (1, 2, 8, 8)):
+        assert type(discriminator_for(shape, 0.5, 8, 0)) is Discriminator
+    for shape in ((8, 8), (3, 9, 28)):
+        made = discriminator_for(shape, 0.5, 8, 3)
+        assert type(made) is ImageDiscriminator
+        assert torch.equal(made.body[0].weight, ImageDiscriminator(shape, 0.5, 8, 3).body[0].weight)
+    for bad in ((8,), (1, 1, 8, 8)):
+        with pytest.raises(ValueError, match=r"shape must be \(height, width\)"):
+            ImageDiscriminator(bad, 0.5)
+    with pytest.raises(ValueError, match=r"width must lie in \[2,"):
+        ImageDiscriminator((8, 8), 0.5, width=1)
 
 
 @pytest.mark.parametrize("name", ["unet 8", "transformer 8"])
