@@ -443,9 +443,12 @@ def measure_best(
 
 def best() -> None:
     cells = (("none", "ring", 60), ("none", "clusters", 120), ("learned", "ring", 90))
-    for settings in ({"optimizer": "Adam", "batch": 1280, "lr": 1.2e-2}, {"optimizer": "SOAP", "batch": 640, "lr": 4e-3}):
+    for settings in (
+        {"share": 0.6, "optimizer": "Adam", "batch": 1280, "lr": 1.2e-2},
+        {"share": 0.75, "optimizer": "SOAP", "batch": 640, "lr": 4e-3},
+    ):
         for seed in SEEDS:
-            jobs = [{"part": p, "world": w, "budget": b, "share": 0.6} | settings | {"seed": seed} for p, w, b in cells]
+            jobs = [{"part": p, "world": w, "budget": b} | settings | {"seed": seed} for p, w, b in cells]
             run(RESULTS, jobs, measure_best)
 
 
