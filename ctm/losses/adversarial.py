@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ctm._checks import check_number
-from ctm.conditional import ConditionalCTM, given
+from ctm.conditional import given
 from ctm.flow_map import as_column
-from ctm.labelled import read_condition
 from ctm.losses.objective import Draw, Models, Term, balance
 from ctm.losses.trajectories import draw_levels, grid_times
 from ctm.models import CTM
@@ -32,21 +31,12 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     return (1 - real).relu().mean() + (1 + fake).relu().mean()
 
 
-def r1_penalty(
-    discriminator: nn.Module, x: Tensor, tau: Tensor, label: Tensor | None = None
-) -> Tensor:
+def r1_penalty(discriminator: nn.Module, x: Tensor, tau: Tensor) -> Tensor:
     r""":math:`\tfrac{1}{2} E|\nabla_x J(x, \tau)|^2` over real points ``x`` (Mescheder et
     al. 2018)."""
     x = x.detach().requires_grad_(True)
-    verdict = discriminator(x, tau, label).sum()
-    gradient = torch.autograd.grad(verdict, x, create_graph=True)[0]
+    gradient = torch.autograd.grad(discriminator(x, tau).sum(), x, create_graph=True)[0]
     return gradient.flatten(1).square().sum(1).mean() / 2
-
-
-def classes_of(student: CTM) -> int:
-    """How many classes a model is told of; 0 where its condition is of another kind."""
-    by_class = getattr(type(student), "embedding", None) is ConditionalCTM.embedding
-    return student.classes if by_class else 0  # type: ignore[return-value]
 
 
 @dataclass(repr=False, eq=False)
@@ -55,7 +45,9 @@ class Adversarial(Term):
     with a discriminator :math:`J` that learns beside the student (Kim et al. 2024; Lim and
     Ye 2017).
 
-    It stands in a sum after another term: ``Consistency(teacher) + Adversarial()``.
+    It stands in a sum after another term: ``Consistency(teacher) + Adversarial()``. Where
+    points have a class, data and samples of a batch have the same classes: else the
+    discriminator learns which class happens to be the more frequent on its side.
     """
 
     adaptive: bool = True
@@ -98,23 +90,23 @@ class Adversarial(Term):
             raise TypeError(f"adaptive must be True or False, got {self.adaptive!r}")
         self.discriminator: nn.Module | None = None
         self.optimizer: torch.optim.Optimizer | None = None
-        self.made_for = [0.0, 0.0]  # the shape of a point, classes, and sigma_data
+        self.made_for = [0.0]  # the shape of a point, and sigma_data
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
         if models.step < self.start * models.steps:
             return torch.zeros((), dtype=torch.float32, device=draw.device)
-        fake, condition = self.estimates(models, draw, rng)
-        label = self.label(models.student, condition)
-        x0, own = draw.clean()
-        self.learn(models.student, x0, fake, rng, (own, label))
-        loss = self.judge(models.student, fake, rng, label)
+        fake, x0 = self.estimates(models, draw, rng)
+        if not draw.conditional:
+            x0 = draw.clean()[0]
+        self.learn(models.student, x0, fake, rng)
+        loss = self.judge(models.student, fake, rng)
         return balance(models, loss).clamp(max=self.most) * loss if self.adaptive else loss
 
     def estimates(
         self, models: Models, draw: Draw, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """Jumps from noised data, carried on to the end by the target, and their condition:
-        what is judged."""
+    ) -> tuple[Tensor, Tensor]:
+        """Jumps from noised data, carried on to the end by the target: what is judged; and
+        the data that were noised."""
         student = models.student
         levels = draw_levels(
             draw.batch, self.levels, "global", self.from_noise, self.to_data, rng
@@ -129,13 +121,7 @@ class Adversarial(Term):
         xt = x0 + t * randn(x0.shape, rng, dtype=x0.dtype, device=x0.device)
         student, target = (given(m, condition) for m in (student, models.target))
         end = s.new_full([1] * s.ndim, student.sigma_min)
-        return target.jump(student.jump(xt, t, s), s, end), condition
-
-    def label(self, student: CTM, condition: Tensor | None) -> Tensor | None:
-        """The classes in a condition, which is a class or a class and a strength."""
-        if condition is None or not (classes := classes_of(student)):
-            return None
-        return read_condition(condition, None, classes)[0].to(condition.device)
+        return target.jump(student.jump(xt, t, s), s, end), x0
 
     def noised(
         self, student: CTM, x: Tensor, rng: torch.Generator
@@ -149,49 +135,34 @@ class Adversarial(Term):
         eps = randn(x.shape, rng, dtype=x.dtype, device=x.device)
         return x + (tau**2 - low**2).sqrt() * eps, tau
 
-    def learn(
-        self,
-        student: CTM,
-        x0: Tensor,
-        fake: Tensor,
-        rng: torch.Generator,
-        labels: tuple[Tensor | None, Tensor | None] = (None, None),
-    ) -> float:
-        """One step of the discriminator on clean points and samples, each with their
-        ``labels``; returns its hinge loss before the step."""
+    def learn(self, student: CTM, x0: Tensor, fake: Tensor, rng: torch.Generator) -> float:
+        """One step of the discriminator on clean points and samples; returns its hinge loss
+        before the step."""
         judge, optimizer = self.opponent(student, x0)
         real = x0 + student.sigma_min * randn(
             x0.shape, rng, dtype=x0.dtype, device=x0.device
         )
         real, tau_real = self.noised(student, real, rng)
         fake, tau_fake = self.noised(student, fake.detach(), rng)
-        own, told = labels
-        loss = hinge_loss(judge(real, tau_real, own), judge(fake, tau_fake, told))
+        loss = hinge_loss(judge(real, tau_real), judge(fake, tau_fake))
         value = loss.item()
         if self.r1:
-            loss = loss + self.r1 * r1_penalty(judge, real, tau_real, own)
+            loss = loss + self.r1 * r1_penalty(judge, real, tau_real)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return value
 
-    def judge(
-        self,
-        student: CTM,
-        fake: Tensor,
-        rng: torch.Generator,
-        label: Tensor | None = None,
-    ) -> Tensor:
+    def judge(self, student: CTM, fake: Tensor, rng: torch.Generator) -> Tensor:
         r""":math:`-E[J(fake)]`, at the noise levels that the discriminator knows."""
         discriminator, _ = self.opponent(student, fake)
-        return -discriminator(*self.noised(student, fake, rng), label).mean()
+        return -discriminator(*self.noised(student, fake, rng)).mean()
 
     def opponent(self, student: CTM, x: Tensor) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The discriminator and its optimiser, made for points like ``x`` at the first
         call."""
         if self.discriminator is None or self.optimizer is None:
-            made_for = x.shape[1:], classes_of(student), student.sigma_data
-            return self._make(*made_for, x.device)
+            return self._make(x.shape[1:], student.sigma_data, x.device)
         return self.discriminator, self.optimizer
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -212,17 +183,17 @@ class Adversarial(Term):
         if "made_for" not in state or len(weights) + len(moments) + 1 != len(state):
             raise ValueError(f"this is no discriminator's state: {sorted(state)[:4]}")
         *sizes, sigma_data = state["made_for"].tolist()
-        *shape, classes = map(int, sizes)
         device = state["made_for"].device
-        discriminator, optimizer = self._make(shape, classes, sigma_data, device)
+        shape = [int(size) for size in sizes]
+        discriminator, optimizer = self._make(shape, sigma_data, device)
         discriminator.load_state_dict(weights)
         load_optimizer(optimizer, moments)
 
     def _make(
-        self, shape: Sequence[int], classes: int, sigma_data: float, device: torch.device
+        self, shape: Sequence[int], sigma_data: float, device: torch.device
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        self.made_for = [*shape, classes, sigma_data]
-        made = discriminator_for(shape, sigma_data, self.width, self.seed, classes)
+        self.made_for = [*shape, sigma_data]
+        made = discriminator_for(shape, sigma_data, self.width, self.seed)
         self.discriminator = made.to(device)
         weights = self.discriminator.parameters()
         self.optimizer = torch.optim.Adam(weights, self.lr, (0.5, 0.9), fused=True)

@@ -8,41 +8,12 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from ctm._checks import check_number
 from ctm.networks.base import LARGEST, draw_weights
 
 
-class Judge(nn.Module):
-    r"""What discriminators share: told a class :math:`c`, they add :math:`v_c^T h` to what
-    the last layer makes of the features :math:`h` before it (Miyato and Koyama 2018)."""
-
-    body: nn.Sequential
-
-    def __init__(self, sigma_data: float, classes: int) -> None:
-        super().__init__()
-        self.sigma_data = check_number(sigma_data, "sigma_data", 0, above=True)
-        self.classes = check_number(classes, "classes", 0, LARGEST, integer=True)
-
-    def of_classes(self, width: int) -> None:
-        """The vectors :math:`v_c`, built on the meta device."""
-        known = self.classes > 0
-        self.table = nn.Linear(self.classes, width, bias=False) if known else None
-
-    def verdict(self, seen: Tensor, label: Tensor | None) -> Tensor:
-        """``seen``: what the body takes; ``label``: ``(n,)``, -1 where there is none.
-        Returns ``(n,)``."""
-        features = self.body[:-1](seen)
-        verdict = self.body[-1](features).squeeze(1)
-        if self.table is None or label is None:
-            return verdict
-        named = one_hot(label.clamp_min(0), self.classes) * (label >= 0)[:, None]
-        vectors = self.table(named.to(features.dtype))
-        return verdict + (vectors * features).sum(1) / math.sqrt(features.shape[1])
-
-
-class Discriminator(Judge):
+class Discriminator(nn.Module):
     r"""A number :math:`J(x, \tau)` for each point, above 0 where it takes the point for
     data noised to :math:`\tau`: a function of :math:`4 x / \sqrt{\tau^2 + \sigma_{data}^2}`
     and :math:`\log(\tau)/4`.
@@ -52,31 +23,27 @@ class Discriminator(Judge):
         sigma_data: standard deviation of the data.
         width: units in each of three hidden layers.
         seed: seed of the initial weights.
-        classes: how many there are, if points come with a class.
     """
 
-    def __init__(
-        self, dim: int, sigma_data: float, width: int = 64, seed: int = 0, classes: int = 0
-    ) -> None:
-        super().__init__(sigma_data, classes)
+    def __init__(self, dim: int, sigma_data: float, width: int = 64, seed: int = 0) -> None:
+        super().__init__()
         dim = check_number(dim, "dim", 1, LARGEST, integer=True)
+        self.sigma_data = check_number(sigma_data, "sigma_data", 0, above=True)
         width = check_number(width, "width", 1, LARGEST, integer=True)
         sizes = [dim + 1, width, width, width]
         with torch.device("meta"):  # shapes alone; torch's own generator is not touched
             hidden = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.SiLU())]
             self.body = nn.Sequential(*hidden, nn.Linear(width, 1))
-            self.of_classes(width)
         draw_weights(self, seed)
 
-    def forward(self, x: Tensor, tau: Tensor, label: Tensor | None = None) -> Tensor:
-        """``x``: ``(n, *shape)``; ``tau``: levels ``(n, 1, ...)``; ``label``: ``(n,)``, -1
-        for none. Returns ``(n,)``."""
+    def forward(self, x: Tensor, tau: Tensor) -> Tensor:
+        """``x``: ``(n, *shape)``; ``tau``: levels ``(n, 1, ...)``. Returns ``(n,)``."""
         scaled = 4 / torch.sqrt(tau**2 + self.sigma_data**2) * x
         told = torch.log(tau).flatten(1) / 4
-        return self.verdict(torch.cat([scaled.flatten(1), told], 1), label)
+        return self.body(torch.cat([scaled.flatten(1), told], 1)).squeeze(1)
 
 
-class ImageDiscriminator(Judge):
+class ImageDiscriminator(nn.Module):
     r"""A number :math:`J(x, \tau)` for each image: a function of :math:`2 x / \sqrt{\tau^2
     + \sigma_{data}^2}` and, as a channel of its own, :math:`\log(\tau)/4`.
 
@@ -88,24 +55,19 @@ class ImageDiscriminator(Judge):
         width: channels after the second convolution; the first has half as many, the third
             twice as many.
         seed: seed of the initial weights.
-        classes: how many there are, if images come with a class.
     """
 
     def __init__(
-        self,
-        shape: Sequence[int],
-        sigma_data: float,
-        width: int = 64,
-        seed: int = 0,
-        classes: int = 0,
+        self, shape: Sequence[int], sigma_data: float, width: int = 64, seed: int = 0
     ) -> None:
-        super().__init__(sigma_data, classes)
+        super().__init__()
         sizes = tuple(check_number(n, "shape", 1, LARGEST, integer=True) for n in shape)
         if len(sizes) not in (2, 3):
             raise ValueError(
                 f"shape must be (height, width) or (channels, height, width), got {sizes}"
             )
         self.image = (1, *sizes)[-3:]
+        self.sigma_data = check_number(sigma_data, "sigma_data", 0, above=True)
         width = check_number(width, "width", 2, LARGEST, integer=True)
         channels = [self.image[0] + 1, width // 2, width, 2 * width]
         places = math.ceil(self.image[1] / 8) * math.ceil(self.image[2] / 8)
@@ -119,22 +81,20 @@ class ImageDiscriminator(Judge):
             self.body = nn.Sequential(
                 *halving, nn.Flatten(), whole, nn.SiLU(), nn.Linear(width, 1)
             )
-            self.of_classes(width)
         draw_weights(self, seed)
 
-    def forward(self, x: Tensor, tau: Tensor, label: Tensor | None = None) -> Tensor:
-        """``x``: ``(n, *shape)``; ``tau``: levels ``(n, 1, ...)``; ``label``: ``(n,)``, -1
-        for none. Returns ``(n,)``."""
+    def forward(self, x: Tensor, tau: Tensor) -> Tensor:
+        """``x``: ``(n, *shape)``; ``tau``: levels ``(n, 1, ...)``. Returns ``(n,)``."""
         scaled = (2 / torch.sqrt(tau**2 + self.sigma_data**2) * x).reshape(-1, *self.image)
         told = (torch.log(tau) / 4).reshape(-1, 1, 1, 1).expand(-1, 1, *self.image[1:])
-        return self.verdict(torch.cat([scaled, told], 1), label)
+        return self.body(torch.cat([scaled, told], 1)).squeeze(1)
 
 
 def discriminator_for(
-    shape: Sequence[int], sigma_data: float, width: int, seed: int, classes: int = 0
+    shape: Sequence[int], sigma_data: float, width: int, seed: int
 ) -> Discriminator | ImageDiscriminator:
     """An :class:`ImageDiscriminator` for images of 8 pixels a side or more, else a
     :class:`Discriminator`."""
     if len(shape) in (2, 3) and min(shape[-2:]) >= 8:
-        return ImageDiscriminator(shape, sigma_data, width, seed, classes)
-    return Discriminator(math.prod(shape), sigma_data, width, seed, classes)
+        return ImageDiscriminator(shape, sigma_data, width, seed)
+    return Discriminator(math.prod(shape), sigma_data, width, seed)

@@ -553,26 +553,6 @@ def test_a_discriminator_of_images_by_plain_sums(shape):
     assert [layer.out_channels for layer in network.body[0:6:2]] == [2, 4, 8]
 
 
-@pytest.mark.parametrize("shape", [(3,), (8, 8)])
-def test_a_class_adds_the_product_of_its_vector_and_the_last_features(shape):
-    judge = discriminator_for(shape, 0.5, 8, 1, classes=3).double()
-    rng = torch.Generator().manual_seed(0)
-    x = torch.randn(4, *shape, generator=rng, dtype=torch.float64)
-    tau = torch.full((4, *[1] * len(shape)), 0.3, dtype=torch.float64)
-    seen = []
-    judge.body[-1].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
-    plain, label = judge(x, tau), torch.tensor([2, -1, 0, 2])
-    told = judge(x, tau, label)
-    for i, c in enumerate(label.tolist()):
-        added = 0.0 if c < 0 else (judge.table.weight[:, c] @ seen[-1][i]).item() / math.sqrt(8)
-        assert (told[i] - plain[i]).item() == pytest.approx(added, abs=1e-12)
-    assert (told - plain)[0].abs() > 1e-6
-    without = discriminator_for(shape, 0.5, 8, 1).double()
-    assert without.table is None
-    assert torch.equal(without(x, tau, label), without(x, tau))
-    assert torch.equal(without(x, tau), plain)  # the other weights are those of the same seed
-
-
 def test_which_discriminator_is_for_which_points():
     for shape in ((2,), (4, 4), (3, 7, 9), (1, 2, 8, 8)):
         assert type(discriminator_for(shape, 0.5, 8, 0)) is Discriminator
