@@ -4,12 +4,10 @@
 
 One thread, some minutes for the small ones and two hours for the large; PLANS says how many steps. Training goes on from its
 own files in _build when it is started again, and more steps prolong it. Figures over the time of training, and at its end,
-are kept in studies/digits.json; the models of 28 x 28 pixels go to book/checkpoints, each with its card. The large student
-is trained on with an adversarial term, and as a control for as many steps without it. A model that lies there is not trained
-again, nor is the classifier that judges (studies/digits_judge.safetensors): take the file away first.
+are kept in studies/digits.json; the models of 28 x 28 pixels go to book/checkpoints, each with its card. A teacher that lies
+there is not trained again, nor is the classifier that judges (studies/digits_judge.safetensors): take the file away first.
 """
 
-import copy
 import json
 import sys
 import time
@@ -52,15 +50,11 @@ class Plan:
     teacher: dict[str, Any]  # choices of its training, and of the student's
     student: dict[str, Any]
     consistency: dict[str, Any]
-    further: dict[str, Any]  # the student's training after that, with an adversarial term and as a control without; or none
     strengths: tuple[float, float]  # of guidance
     w: float  # of these, the one at which samples are judged; half of the student's pairs have it
     curve: int  # images drawn at each point of the training curve
     drawn: int  # and for the figures at the end
 
-
-# The jumps that it judges are those of one call; weighed against the consistency term as the paper does, times a half.
-ADVERSARIAL: dict[str, Any] = {"start": 0.0, "noise": 0.5, "r1": 0.05, "lr": 5e-4, "from_noise": 1.0, "to_data": 1.0}
 
 PLANS = {
     8: Plan(
@@ -71,7 +65,6 @@ PLANS = {
         teacher={"steps": 2400, "batch": 64, "lr": 4e-3},
         student={"steps": 3000, "batch": 64, "lr": 2e-3},
         consistency={"pool": 1024, "levels": 16, "reuse": 64},
-        further={},
         strengths=(1.0, 3.0),
         w=1.0,
         curve=898,
@@ -85,7 +78,6 @@ PLANS = {
         teacher={"steps": 5000, "batch": 64, "lr": 4e-3},
         student={"steps": 1800, "batch": 64, "lr": 2e-3},
         consistency={"pool": 320, "levels": 12, "reuse": 16},
-        further={"steps": 600, "batch": 64, "lr": 1e-3, "ema": 0.995},
         strengths=(1.0, 2.0),
         w=1.5,
         curve=500,
@@ -218,9 +210,10 @@ def note(**row: Any) -> None:
     print(row, file=sys.stderr, flush=True)
 
 
-def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judge: Judge, choices: dict[str, Any]) -> float:
+def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judge: Judge) -> float:
     """Train for one stage, noting the curve; returns the processor seconds."""
-    plan, choices = PLANS[size], dict(choices)
+    plan = PLANS[size]
+    choices = dict(getattr(plan, name))
     steps = choices.pop("steps")
     labels = labels_for(plan.curve)
     solver = name == "teacher"
@@ -237,7 +230,7 @@ def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judg
     watched = Watched(term, steps // 4, look)
     STATES.mkdir(exist_ok=True)
     path = STATES / f"digits_{size}_{name}.safetensors"
-    ctm.train(model, data, watched, steps, SEED, checkpoint=path, save_every=100, **choices)
+    ctm.train(model, data, watched, steps, SEED, checkpoint=path, save_every=200, **choices)
     seconds = watched.seconds()
     look(model, steps, seconds)
     return seconds
@@ -255,27 +248,19 @@ def make(size: int) -> None:
     train, test = halves(size)
     judge = Judge(train, test, classifier(train) if size == 28 else None)
     note(size=size, real=True, **judge.real())
-
-    def trained(name: str, model: ctm.CTM, data: Any, term: Objective, choices: dict[str, Any]) -> ctm.CTM:
-        stored = FOLDER / f"digits_{size}_{name}.safetensors"
-        if stored.exists():
-            return ctm.load(stored)
-        spent = stage(size, name, model, data, term, judge, choices)
-        write(size, name, model, choices["steps"], spent, measure(size, name, model, judge))
-        return model
-
-    data: Any = ctm.Guided(train, plan.strengths, drop=0.1)
-    teacher = trained("teacher", new_model(size, train), data, ctm.Denoising(times=plan.times), plan.teacher)
-    guided = ctm.GuidedModel(teacher.requires_grad_(False))
-    data = Guided(train, plan.strengths, 0.1, plan.w)
-
-    def jumps() -> Term:
-        return ctm.Consistency(guided, **plan.consistency)
-
-    student = trained("student", student_of(teacher), data, jumps(), plan.student)
-    if plan.further:
-        for name, term in (("adversarial", jumps() + 0.5 * ctm.Adversarial(**ADVERSARIAL)), ("control", jumps())):
-            trained(name, copy.deepcopy(student).requires_grad_(True), data, term, plan.further)
+    stored = FOLDER / f"digits_{size}_teacher.safetensors"
+    if stored.exists():
+        teacher = ctm.load(stored)
+    else:
+        teacher = new_model(size, train)
+        data = ctm.Guided(train, plan.strengths, drop=0.1)
+        spent = stage(size, "teacher", teacher, data, ctm.Denoising(times=PLANS[size].times), judge)
+        write(size, "teacher", teacher, plan.teacher["steps"], spent, measure(size, "teacher", teacher, judge))
+    teacher = teacher.requires_grad_(False)
+    student = student_of(teacher)
+    term = ctm.Consistency(ctm.GuidedModel(teacher), **plan.consistency)
+    spent = stage(size, "student", student, Guided(train, plan.strengths, 0.1, plan.w), term, judge)
+    write(size, "student", student, plan.student["steps"], spent, measure(size, "student", student, judge))
 
 
 def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any]:
@@ -304,9 +289,7 @@ def write(size: int, name: str, model: ctm.CTM, steps: int, seconds: float, figu
         "seconds": round(seconds),
         "figures": figures,
     }
-    if name == "adversarial":
-        card["begun from"] = f"digits_{size}_student"
-    if size == 28 and name != "control":  # the book trains its own small ones
+    if size == 28:  # the book trains its own small ones
         ctm.save(model, FOLDER / f"digits_28_{name}.safetensors", **card)
     print(card, flush=True)
 

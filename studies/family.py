@@ -8,9 +8,9 @@ seconds each, one seed. compare: every method in the best of its six, three seco
 starts: some losses with t = sigma_max in 40% of the draws and never; 400 steps, no weight on the error. longer: twenty
 seconds on the ring, one seed, for those whose median error is above .10 after three; other: one more setting of those still
 above. minute: sixty seconds for those that stay above it even so, as they are and with one thing changed. best: a denoiser
-first, by Adam in large batches or on the ring by SOAP, then global consistency on it, most of it from sigma_max to sigma_min: without a
-teacher (60 seconds on the ring, 120 in 16 dimensions), and with one that was learned (90 seconds in all, the same two runs);
-three seeds, settings found with the first on the worlds themselves.
+first, by Adam in large batches or on the ring by SOAP, then global consistency on it, most of it from sigma_max to
+sigma_min: without a teacher (60 seconds on the ring, 120 in 16 dimensions), and with one that was learned (90 seconds in
+all, the same two runs); three seeds, settings found with the first on the worlds themselves.
 
 With a teacher means the world's own denoiser, whose calls are counted in the time. Equal time is counted in steps of
 denoising: a second is RATE of them, about what one quiet thread does. A method's steps are timed beside those, in turn, so

@@ -67,22 +67,17 @@ class Adversarial(Term):
     lr: float = 2e-3
     """Learning rate of the discriminator's Adam, constant."""
     width: int = 64
-    """Of the discriminator: a :class:`ctm.networks.Discriminator`, or for images of 8
-    pixels a side or more a :class:`ctm.networks.ImageDiscriminator`."""
+    """Width of the discriminator, which is a :class:`ctm.networks.Discriminator`, or for
+    images of 8 pixels a side or more a :class:`ctm.networks.ImageDiscriminator`."""
     levels: int = 96
     """Steps of the grid on which the times of its jumps are drawn."""
-    from_noise: float = 0.4
-    """Probability that a jump starts at ``sigma_max``."""
-    to_data: float = 0.5
-    """Probability that it ends at ``sigma_min``."""
     seed: int = 0
     """Seed of the discriminator's initial weights."""
 
     def __post_init__(self) -> None:
         for name in ("most", "noise", "r1"):
             check_number(getattr(self, name), name, 0)
-        for name in ("start", "from_noise", "to_data"):
-            check_number(getattr(self, name), name, 0, 1)
+        check_number(self.start, "start", 0, 1)
         check_number(self.lr, "lr", 0, above=True)
         for name, low in (("width", 1), ("levels", 2), ("seed", 0)):
             check_number(getattr(self, name), name, low, integer=True)
@@ -108,9 +103,7 @@ class Adversarial(Term):
         """Jumps from noised data, carried on to the end by the target: what is judged; and
         the data that were noised."""
         student = models.student
-        levels = draw_levels(
-            draw.batch, self.levels, "global", self.from_noise, self.to_data, rng
-        )
+        levels = draw_levels(draw.batch, self.levels, "global", 0.4, 0.5, rng)
         x0, condition = draw()
         offset = rand((len(x0),), rng, device=x0.device)
         limits = student.sigma_min, student.sigma_max

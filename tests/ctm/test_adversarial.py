@@ -280,34 +280,6 @@ def test_images_have_a_discriminator_of_their_own_and_its_state_goes_over():
     assert term.learn(student, x0, fake, generator(4)) == again.learn(student, x0, fake, generator(4))
 
 
-@pytest.mark.parametrize(("from_noise", "to_data"), [(1.0, 1.0), (0.0, 0.0)])
-def test_where_the_jumps_that_are_judged_start_and_end(from_noise, to_data):
-    world, seen = ctm.data.ring(), []
-
-    class Told:
-        sigma_min, sigma_max, shape = world.sigma_min, world.sigma_max, (2,)
-        student = target = property(lambda self: self)
-
-        def jump(self, x, t, s):
-            seen.append((t.expand(len(x), 1), s.expand(len(x), 1)))
-            return x
-
-        def parameters(self):
-            return iter([torch.zeros(1)])
-
-    told, g = Told(), generator()
-    Adversarial(levels=8, from_noise=from_noise, to_data=to_data).estimates(told, Draw(world, told, 200, g), g)
-    (t, s), (again, end) = seen
-    assert torch.equal(again, s)
-    assert torch.equal(end, torch.full_like(end, world.sigma_min))
-    if from_noise:
-        assert torch.equal(t, torch.full_like(t, world.sigma_max))
-        assert torch.equal(s, end)
-    else:
-        assert 0.05 < (t == world.sigma_max).double().mean() < 0.3  # one level of eight
-        assert 0.2 < (s == world.sigma_min).double().mean() < 0.6
-
-
 def test_what_is_judged_is_what_the_discriminator_says_of_noised_points():
     student, term = model(), Adversarial(width=8)
     fake = torch.randn(16, 2, generator=generator(1))
