@@ -1,4 +1,5 @@
 """Digits in one step: a class-conditional denoiser, then a CTM that starts from it, on images of 8 x 8 and 28 x 28 pixels.
+The small student is trained with an adversarial term in its second half, the large one without.
 
     python -m studies.digits [8] [28]
 
@@ -50,6 +51,7 @@ class Plan:
     teacher: dict[str, Any]  # choices of its training, and of the student's
     student: dict[str, Any]
     consistency: dict[str, Any]
+    adversarial: dict[str, Any]  # of a term with half of the adaptive weight; none if empty
     strengths: tuple[float, float]  # of guidance
     w: float  # of these, the one at which samples are judged; half of the student's pairs have it
     curve: int  # images drawn at each point of the training curve
@@ -63,8 +65,9 @@ PLANS = {
         network={"width": 28},
         times=lognormal_times,
         teacher={"steps": 2400, "batch": 64, "lr": 4e-3},
-        student={"steps": 3000, "batch": 64, "lr": 2e-3},
+        student={"steps": 1600, "batch": 64, "lr": 2e-3},
         consistency={"pool": 1024, "levels": 16, "reuse": 64},
+        adversarial={"start": 0.5, "noise": 0.5, "r1": 0.05, "lr": 5e-4},
         strengths=(1.0, 3.0),
         w=1.0,
         curve=898,
@@ -78,6 +81,7 @@ PLANS = {
         teacher={"steps": 5000, "batch": 64, "lr": 4e-3},
         student={"steps": 1800, "batch": 64, "lr": 2e-3},
         consistency={"pool": 320, "levels": 12, "reuse": 16},
+        adversarial={},
         strengths=(1.0, 2.0),
         w=1.5,
         curve=500,
@@ -258,7 +262,9 @@ def make(size: int) -> None:
         write(size, "teacher", teacher, plan.teacher["steps"], spent, measure(size, "teacher", teacher, judge))
     teacher = teacher.requires_grad_(False)
     student = student_of(teacher)
-    term = ctm.Consistency(ctm.GuidedModel(teacher), **plan.consistency)
+    term: Term = ctm.Consistency(ctm.GuidedModel(teacher), **plan.consistency)
+    if plan.adversarial:
+        term = term + 0.5 * ctm.Adversarial(**plan.adversarial)
     spent = stage(size, "student", student, Guided(train, plan.strengths, 0.1, plan.w), term, judge)
     write(size, "student", student, plan.student["steps"], spent, measure(size, "student", student, judge))
 
