@@ -185,9 +185,10 @@ def test_estimates_of_the_exact_map_are_the_ends_of_the_trajectories_through_noi
             return iter([torch.zeros(1)])
 
     exact, g, twin = Exact(), generator(6), generator(6)
-    fake, _ = Adversarial(levels=12).estimates(exact, Draw(world, exact, 64, g), g)
+    fake, clean = Adversarial(levels=12).estimates(exact, Draw(world, exact, 64, g), g)
     levels = draw_levels(64, 12, "global", 0.4, 0.5, twin)
     x0, offset = world.sample(64, generator=twin), torch.rand(64, generator=twin)
+    assert torch.equal(clean, x0)
     t = grid_times(levels.t, 12, offset, exact.sigma_min, exact.sigma_max)[:, None]
     xt = x0 + t * torch.randn(x0.shape, generator=twin)
     assert len(set(t.flatten().tolist())) > 20
