@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_optimizer import SOAP
 from torch import Tensor, nn
 
 import ctm
@@ -413,6 +412,8 @@ def higher_times(n: int, model: ctm.CTM, rng: torch.Generator) -> Tensor:
 
 def by_soap(lr: float) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
     """Adam's steps in the eigenbases of each layer's gradients (Vyas et al. 2024), found anew every 25 steps."""
+    from pytorch_optimizer import SOAP  # here: its import takes seconds, and no other part needs it
+
     return functools.partial(SOAP, lr=lr, betas=(0.9, 0.99), shampoo_beta=0.95, weight_decay=0.0, precondition_frequency=25)
 
 

@@ -196,6 +196,19 @@ def test_the_study_of_the_family_counts_calls_and_repeats(method, calls):
         assert torch.equal(one, other)
 
 
+def test_the_study_of_the_best_runs_trains_by_soap_and_repeats():
+    def trained(**options):
+        state = family.run_of(ctm.Denoising(16), "ring", 0, 5, batch=16, **options)
+        for _ in range(5):
+            state.step()
+        return torch.cat([weights.detach().flatten() for weights in state.models.student.parameters()])
+
+    one, again, adam = trained(optimizer=family.by_soap(4e-3)), trained(optimizer=family.by_soap(4e-3)), trained(lr=4e-3)
+    assert torch.equal(one, again)
+    assert one.isfinite().all()
+    assert not torch.allclose(one, adam, atol=1e-4)
+
+
 def test_the_packages_own_setting_of_every_method_is_among_those_tried():
     world = ctm.data.ring()
     assert sorted(family.SETTINGS) == sorted(ctm.losses.METHODS)
