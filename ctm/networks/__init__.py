@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from ctm.networks.base import NETWORKS, Timed, register
+from ctm.networks.base import NETWORKS, Timed, is_image, register
 from ctm.networks.discriminator import (
     Discriminator,
     ImageDiscriminator,
@@ -33,7 +33,7 @@ __all__ = [
 def default(shape: tuple[int, ...], conditions: int = 0, seed: int = 0) -> nn.Module:
     """The network for points of this shape where none is given: a :class:`UNet` for images
     of 8 pixels a side or more, if its levels divide them, else an :class:`MLP`."""
-    if len(shape) in (2, 3) and min(shape[-2:]) >= 8:
+    if is_image(shape):
         levels = 2 if min(shape[-2:]) <= 16 else 3
         if not any(side % 2 ** (levels - 1) for side in shape[-2:]):
             return UNet(shape, levels=levels, conditions=conditions, seed=seed)

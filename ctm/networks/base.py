@@ -83,6 +83,11 @@ def draw_weights(network: nn.Module, seed: int) -> None:
             layer.reset_parameters()
 
 
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether points of this shape are taken for images: of 8 pixels a side or more."""
+    return len(shape) in (2, 3) and min(shape[-2:]) >= 8
+
+
 class Timed(nn.Module):
     r"""A network that is told times and a condition, and that computes in the dtype of its
     own weights whatever it is given. Of a time :math:`\tau` it sees

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ctm._checks import check_number
-from ctm.networks.base import LARGEST, draw_weights
+from ctm.networks.base import LARGEST, draw_weights, is_image
 
 
 class Discriminator(nn.Module):
@@ -95,6 +95,6 @@ def discriminator_for(
 ) -> Discriminator | ImageDiscriminator:
     """An :class:`ImageDiscriminator` for images of 8 pixels a side or more, else a
     :class:`Discriminator`."""
-    if len(shape) in (2, 3) and min(shape[-2:]) >= 8:
+    if is_image(shape):
         return ImageDiscriminator(shape, sigma_data, width, seed)
     return Discriminator(math.prod(shape), sigma_data, width, seed)
