@@ -4,6 +4,7 @@ weights."""
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -56,8 +57,8 @@ class CTM(nn.Module, FlowMap):
     Args:
         network: a module ``F(x, tau_t, tau_s)`` that returns a tensor like ``x``.
         sigma_data: standard deviation of the data, above 0.
-        sigma_min, sigma_max: range of the noise levels; 0.004 and 20 times ``sigma_data``
-            if not given.
+        sigma_min, sigma_max: range of the noise levels; if not given, that of
+            :func:`ctm.mixture.time_range`.
         shape: the shape of a point; any if None.
         center: the mean of the data, a number or of that shape.
         shift, scale: a point ``z`` is ``shift + scale * z`` in the data's own units
@@ -81,7 +82,7 @@ class CTM(nn.Module, FlowMap):
     ) -> None:
         super().__init__()
         self.sigma_data = check_number(sigma_data, "sigma_data", 0, above=True)
-        low, high = time_range(self.sigma_data)
+        low, high = time_range(self.sigma_data, math.prod(shape or ()))
         self.sigma_min = low if sigma_min is None else sigma_min
         self.sigma_max = high if sigma_max is None else sigma_max
         self.sigma_min = check_number(self.sigma_min, "sigma_min", 0, above=True)

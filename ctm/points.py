@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +21,9 @@ class Points:
     r"""Data given as points :math:`x_i`, standardised: :math:`z = (x - shift) / scale`.
 
     A table ``(n, d)`` has a mean and a standard deviation for each column, images ``(n, h,
-    w)`` or ``(n, c, h, w)`` have one of each for all pixels. Both are found in float64, and
-    ``sigma_data`` of the standardised points is 1, which for images counts the mean image
-    as spread (as EDM's).
+    w)`` or ``(n, c, h, w)`` have one of each for all pixels. All are found in float64. The
+    columns of a table then have the mean 0 and the deviation 1. Images are left with a mean
+    image, their ``center``, and ``sigma_data`` is their spread about it, below 1.
 
     Args:
         x: points ``(n, *shape)``, n >= 2: NumPy, torch, lists, a data frame; or a data set
@@ -42,9 +43,8 @@ class Points:
             wrong labels; the message names the argument and the columns.
     """
 
-    center = 0.0
+    center: float | Tensor = 0.0
     sigma_data = 1.0
-    sigma_min, sigma_max = time_range(1.0)
 
     def __init__(self, x: Any, labels: Any = None) -> None:
         if not isinstance(x, Tensor | list | tuple) and not hasattr(x, "__array__"):
@@ -59,8 +59,15 @@ class Points:
         constant = (flat.amax(0) == flat.amin(0)) | (scale == 0)
         if bool(constant.any()):
             raise ValueError(f"x must vary, got a single value in {_columns(constant, x)}")
+        if bool((table == table[0]).all()):
+            raise ValueError(f"x must vary, got the same point {len(table)} times")
         self.shift, self.scale = (shift, scale) if table.ndim == 2 else (shift[0], scale[0])
         self._z = self._standardised(table)
+        if table.ndim > 2:
+            self.center = self._z.double().mean(0)
+            self.sigma_data = float((self._z - self.center).square().mean().sqrt())
+        dimension = math.prod(self.shape)
+        self.sigma_min, self.sigma_max = time_range(self.sigma_data, dimension)
         self.labels, self.classes = None, 0
         if labels is not None:
             found, self.classes = check_labels(labels, len(table))

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers import exact_ctm, generator, noised, weights_of
@@ -84,6 +85,25 @@ def test_range_of_times():
     model = ctm.CTM(Recorder(), sigma_data=2.0)
     assert (model.sigma_min, model.sigma_max) == (0.008, 40.0)
     assert ctm.CTM(Recorder(), 0.5, sigma_min=0.1, sigma_max=3.0).sigma_max == 3.0
+    for shape in ((1,), (2,), (16,), (8, 8)):
+        assert ctm.CTM(Recorder(), 0.5, shape=shape).sigma_max == 10.0
+    assert ctm.CTM(Recorder(), 0.5, shape=(28, 28)).sigma_max == pytest.approx(0.5 * 4704**0.5)
+
+
+@pytest.mark.parametrize(("dimension", "most"), [(1, 1 / 800), (2, 1 / 400), (64, 0.08), (784, 1 / 12)])
+def test_the_noise_is_as_near_the_noised_data_as_it_says(dimension, most):
+    """By the exact divergence of two Gaussians, N(m, S + sigma^2) from N(0, sigma^2), sigma_data = 1: what is told of the
+    data moves their spread from S to m, and the divergence is largest where it tells everything."""
+    low, high = ctm.mixture.time_range(1.0, dimension)
+    spread = np.random.default_rng(0).exponential(size=dimension)
+    spread /= spread.mean()
+    found = []
+    for told in (0.0, 0.5, 1.0):
+        mean, ratio = np.sqrt(told * spread), 1 + (1 - told) * spread / high**2
+        found.append(0.5 * ((mean / high) ** 2 + ratio - 1 - np.log(ratio)).sum())
+    assert low == 0.004
+    assert found == sorted(found)
+    assert found[-1] == pytest.approx(most)
 
 
 def test_mlp_takes_any_shape_and_its_seed_fixes_it():

@@ -125,6 +125,29 @@ def test_images_have_one_mean_and_one_deviation(shape):
     assert torch.allclose(data.restore(z), torch.from_numpy(x), atol=1e-3)
 
 
+def test_images_are_noised_about_their_mean_image():
+    rng = np.random.default_rng(0)
+    x = 100 + 2 * rng.normal(size=(30, 16, 16)) + 5 * rng.normal(size=(16, 16))
+    data = Points(x)
+    away = (x - x.mean(0)) / x.std()
+    assert np.allclose(data.center.numpy(), (x.mean(0) - x.mean()) / x.std(), atol=1e-6)
+    assert data.sigma_data == pytest.approx(np.sqrt((away**2).mean()), rel=1e-6)
+    assert data.sigma_max == pytest.approx(np.sqrt(6 * 256) * data.sigma_data)
+    half, _ = data.split(10)
+    assert half.center is data.center  # the units of the whole
+    model = ctm.CTM.for_data(half)
+    assert (model.sigma_data, model.sigma_min, model.sigma_max) == (data.sigma_data, data.sigma_min, data.sigma_max)
+    start = ctm.samplers.noise(model, 20_000, generator=generator())
+    off = (start.double().mean(0) - data.center) / (data.sigma_max / 20_000**0.5)
+    assert off.square().mean() == pytest.approx(1, abs=0.4)  # 256 pixels: deviation .09
+    # in a new model nothing but the pull to the mean image: the best denoiser of one Gaussian
+    t, s = 2.0, data.sigma_data
+    expected = data.center + s**2 / (s**2 + t**2) * (start.double() - data.center)
+    assert torch.allclose(model.denoiser(start, t).double(), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="x must vary, got the same point 3 times"):
+        Points(np.stack([x[0]] * 3))
+
+
 def test_labels_stay_with_their_points():
     x = np.arange(12.0).reshape(6, 2)
     labels = np.array([0, 1, 2, 0, 1, 2])
