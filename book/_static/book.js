@@ -23,6 +23,17 @@
   addEventListener("load", reach);
   addEventListener("resize", reach);
 
+  // A link to what stands in a folded note or solution opens it.
+  function unfold() {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const box = target?.closest(".toggle-hidden");
+    if (!box) return;
+    box.querySelector(".toggle-button").click();
+    target.scrollIntoView();
+  }
+  addEventListener("load", unfold);
+  addEventListener("hashchange", unfold);
+
   // On paper all solutions and answers are open.
   addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((box) => (box.open = true)));
 

@@ -197,6 +197,26 @@ def test_search_and_theme_work_where_storage_is_refused(browser, address, tmp_pa
     page.close()
 
 
+def test_a_folded_note_opens_by_its_title_and_by_a_link_into_it(browser):
+    page = browser.new_page(viewport=DESK)
+    page.goto((HTML / "book/teachers.html").as_uri(), wait_until="load")
+    notes = page.locator(".admonition.note.dropdown")
+    formula = notes.locator("> .admonition-title:has(mjx-container)").first
+    formula.wait_for()
+    note = formula.locator("..")
+    body = note.locator("> :not(.admonition-title)").first
+    assert not body.is_visible()
+    box = formula.locator("mjx-container").first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert body.is_visible()
+    page.goto((HTML / "book/solvers.html").as_uri(), wait_until="load")
+    page.goto((HTML / "book/probability_flow_ode.html").as_uri() + "#equation-eq-ode-start", wait_until="load")
+    page.locator("#equation-eq-ode-start").wait_for()
+    closed = page.locator(".admonition.note.dropdown.toggle-hidden")
+    assert 0 < closed.count() < page.locator(".admonition.note.dropdown").count()
+    page.close()
+
+
 def test_on_paper_solutions_and_answers_are_open(browser):
     page = browser.new_page()
     page.goto((HTML / "book/solvers.html").as_uri(), wait_until="load")
