@@ -18,7 +18,7 @@ import yaml
 from sphinx.application import Sphinx
 
 BOOK = Path(__file__).parents[1]
-MARKUP = re.compile(r"^```\{raw\} html\n.*?^```$", re.M | re.S)
+MARKUP = re.compile(r"^```\{raw\} html\n.*?^```$|^:[\w-]+:[^\n]*$", re.M | re.S)  # and the options of a directive
 WORDS_A_MINUTE = 150  # of prose between equations, slower than a novel
 ENDS = re.compile(r"\s*(?<!\\)[.,:;]?\s*(\\qquad \\square)?$")  # the end of its sentence, or of a proof
 EQUATION = re.compile(r"^\$\$ *\n((?:(?!\$\$).)*)\n\$\$ \((eq-[\w-]+)\)", re.M | re.S)

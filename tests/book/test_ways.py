@@ -23,7 +23,8 @@ def prose(name):
     """What a page shows of its chapter's text."""
     cells = nbformat.read(ROOT / f"book/{name}.ipynb", as_version=4).cells
     shown = [cell for cell in cells if cell.cell_type == "markdown" and "remove-cell" not in cell.metadata.get("tags", [])]
-    return re.sub(r"^```\{raw\} html\n.*?^```$", "", "\n\n".join(cell.source for cell in shown), flags=re.M | re.S)
+    text = re.sub(r"^```\{raw\} html\n.*?^```$", "", "\n\n".join(cell.source for cell in shown), flags=re.M | re.S)
+    return re.sub(r"^:[\w-]+:.*$", "", text, flags=re.M)  # :class: and the like
 
 
 def html(name):
