@@ -45,7 +45,7 @@ def test_the_card_of_a_conditional_model_is_true(name):
 def test_the_cards_of_the_models_of_images_are_those_of_the_study():
     """That the figures come out again is held where a chapter draws the images anew, book/digits.ipynb."""
     plan = digits.PLANS[28]
-    for stage, strength in (("teacher", 1.0), ("student", plan.w)):
+    for stage in ("teacher", "student"):
         path = FOLDER / f"digits_28_{stage}.safetensors"
         card, model = ctm.read_card(path), ctm.load(path)
         assert path.stat().st_size < 4e6
@@ -53,7 +53,7 @@ def test_the_cards_of_the_models_of_images_are_those_of_the_study():
         assert card["steps"] == getattr(plan, stage)["steps"]
         assert card["command"] == "python -m studies.digits 28"
         steps = 1 if stage == "student" else digits.HEUN
-        row = load("digits").one(size=28, how=stage, steps=steps, w=strength)
+        row = load("digits").one(size=28, how=stage, steps=steps, w=plan.w)
         assert card["figures"].items() <= row.items()
 
 
