@@ -1,5 +1,5 @@
 """Digits in one step: a class-conditional denoiser, then a CTM that starts from it, on images of 8 x 8 and 28 x 28 pixels.
-The small student is trained with an adversarial term in its second half, the large one without.
+The students are trained with an adversarial term in the last part of their updates.
 
     python -m studies.digits [8] [28]
 
@@ -65,10 +65,10 @@ PLANS = {
         train=898,
         network={"width": 28},
         times=lognormal_times,
-        teacher={"steps": 2400, "batch": 64, "lr": 4e-3},
-        student={"steps": 1600, "batch": 64, "lr": 2e-3},
-        consistency={"pool": 1024, "levels": 16, "reuse": 64},
-        adversarial={"start": 0.5, "noise": 0.5, "r1": 0.05, "lr": 5e-4},
+        teacher={"steps": 1500, "batch": 64, "lr": 4e-3},
+        student={"steps": 2000, "batch": 64, "lr": 2e-3},
+        consistency={"pool": 1024, "levels": 16, "reuse": 32},
+        adversarial={"start": 0.75, "noise": 0.5, "r1": 0.05, "lr": 5e-4},
         strengths=(1.0, 3.0),
         w=1.0,
         curve=898,
@@ -82,7 +82,7 @@ PLANS = {
         teacher={"steps": 5000, "batch": 64, "lr": 4e-3},
         student={"steps": 1700, "batch": 64, "lr": 2e-3},
         consistency={"pool": 320, "levels": 14, "reuse": 20},
-        adversarial={"start": 0.55, "noise": 0.5, "r1": 0.05, "lr": 5e-4},
+        adversarial={"start": 0.75, "noise": 0.5, "r1": 0.05, "lr": 5e-4},
         strengths=(1.0, 2.0),
         w=1.2,
         curve=500,

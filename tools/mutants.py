@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 STORED = ROOT / "tests/mutants.json"
 PLACE = ROOT / "_build/mutants"
 TESTS = {  # the tests tried on each module
-    "noise": "solvers", "flow_map": "mixture models", "solvers": "solvers", "parametrisations": "parametrisations",
+    "noise": "solvers losses", "flow_map": "mixture models", "solvers": "solvers likelihood", "parametrisations": "parametrisations",
     "mixture": "mixture", "oracle": "mixture", "labelled": "control", "samplers": "solvers", "models": "models",
     "conditional": "control", "likelihood": "likelihood", "editing": "control", "metrics": "metrics",
     "training/state": "training", "losses/objective": "losses", "losses/consistency": "losses",
@@ -48,7 +48,7 @@ OPERATORS = (
     "|TrueWithFalse|FalseWithTrue|AndWithOr|OrWithAnd)|NumberReplacer|AddNot|ZeroIterationForLoop"
 )
 # no mathematics: what is defined, what is checked, what an error says
-CHECKS = re.compile(r'^\s*(def |class |@|raise |if .*:$|check_|f?"|[*\w]+: .*[,=]$)|strict=')
+CHECKS = re.compile(r'^\s*(def |class |@|raise |if .*:$|check_|f?"|[*\w]+: .*[,=]$)|strict=|check_\w+\(|, \w+: int = ')
 
 
 def survivors(module: str, share: float) -> list[dict[str, str]]:

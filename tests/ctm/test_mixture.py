@@ -29,6 +29,18 @@ def test_log_prob_is_scipys_density(world, t):
     assert np.allclose(world.log_prob(x, t).numpy(), np.log(density), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["uneven_two_gaussians", "pinwheel", "clusters"])
+@pytest.mark.parametrize("t", [0.02, 0.7, 9.0])
+def test_the_denoiser_to_be_read_is_the_worlds(name, t):
+    """Also where the parts have unlike weights and widths."""
+    world = ctm.data.WORLDS[name]()
+    stds = world.stds * torch.linspace(0.7, 1.4, len(world.stds), dtype=torch.float64)
+    uneven = ctm.GaussianMixture(world.means, stds, torch.arange(1.0, len(stds) + 1))
+    x = noised(uneven, t)
+    plain = ctm.mixture.plain_denoiser(x, t, uneven.means, uneven.stds, uneven.weights)
+    assert torch.allclose(plain, uneven.denoiser(x, t), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("t", [0.0, 0.05, 0.7, 9.0])
 def test_score_is_the_gradient_of_log_prob(world, t):
     x = noised(world, t).requires_grad_()
