@@ -23,7 +23,8 @@ STORED = ROOT / "tests/mutants.json"
 PLACE = ROOT / "_build/mutants"
 TESTS = {  # the tests tried on each module
     "noise": "solvers losses", "flow_map": "mixture models", "solvers": "solvers likelihood",
-    "parametrisations": "parametrisations", "mixture": "mixture", "oracle": "mixture", "labelled": "control", "samplers": "solvers", "models": "models",
+    "parametrisations": "parametrisations", "mixture": "mixture",
+    "oracle": "mixture", "labelled": "control", "samplers": "solvers", "models": "models",
     "conditional": "control", "likelihood": "likelihood", "editing": "control", "metrics": "metrics",
     "training/state": "training", "losses/objective": "losses", "losses/consistency": "losses",
     "losses/trajectories": "losses", "losses/denoising": "losses", "losses/adversarial": "adversarial",
