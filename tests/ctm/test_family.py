@@ -26,7 +26,7 @@ from ctm.losses import (
     anywhere,
     half,
 )
-from ctm.losses.laws import GAP, derivative, draw_times, weighted
+from ctm.losses.laws import GAP, below, derivative, draw_times, weighted
 from ctm.losses.moments import discrepancy
 from ctm.models import c_in, c_noise, c_out, c_skip
 from ctm.paths import LINEAR, trigonometric
@@ -387,6 +387,17 @@ def test_times_run_down_and_are_drawn_as_said():
     assert gap.min() > 0.98 * GAP
 
 
+def test_a_share_of_the_way_below():
+    """In seventh roots, from the two ends: half of the way from the top is the middle; below the end is the end."""
+    student = small()
+    low, high = student.sigma_min, student.sigma_max
+    roots = torch.linspace(high ** (1 / 7), low ** (1 / 7), 9, dtype=torch.float64)
+    t = (roots**7)[:, None]
+    assert torch.allclose(below(t[:5], 0.5, student), t[4:], rtol=1e-9)
+    assert torch.allclose(below(t, 0.125, student)[:-1], t[1:], rtol=1e-9)
+    assert below(t, 0.125, student)[-1].item() == pytest.approx(low, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     "middle", [Neighbour(2, 150, "root"), Neighbour(10, 1280), Ratio(), Share(1.0, 0.005, "sigmoid"), half]
 )
@@ -461,6 +472,7 @@ def test_on_the_angle_the_jump_has_the_same_g():
 
 def test_g_is_the_mean_of_the_denoiser_in_the_inverse_of_the_time():
     line = Line(ctm.GaussianMixture([[-0.8], [0.5]], 0.2, [0.3, 0.7]))
+    assert line.shape == (1,)
     x, t, s, n = torch.tensor([[1.3]], dtype=torch.float64), 2.0, 0.1, 200
     inverse = 1 / t + (1 / s - 1 / t) * (torch.arange(n, dtype=torch.float64) + 0.5) / n
     mean = sum(line.denoiser(line.G(x, t, float(1 / k)), float(1 / k)) for k in inverse) / n

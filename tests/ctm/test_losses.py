@@ -616,3 +616,11 @@ def test_a_function_of_ones_own_goes_on_bit_for_bit(tmp_path):
     list(ctm.training.training_steps(again))
     assert torch.equal(weights_of(again.models.average), weights_of(whole))
     assert not path.exists()
+
+
+def test_the_defaults_are_those_that_the_book_measured():
+    """Chapters and studies name them as the recipe; what changes here, changes there."""
+    assert (Consistency(ctm.data.ring()).continuous, Consistency(ctm.data.ring()).reuse) == (True, 48)
+    term = Adversarial()
+    assert (term.most, term.start, term.noise, term.r1, term.lr, term.width, term.levels) == (10, 0.4, 1, 0.1, 2e-3, 64, 96)
+    assert ctm.losses.Semigroup().floor == 1e-3
