@@ -27,8 +27,8 @@ TESTS = {  # the tests tried on each module
     "oracle": "mixture", "labelled": "control", "samplers": "solvers", "models": "models",
     "conditional": "control", "likelihood": "likelihood", "editing": "control", "metrics": "metrics",
     "training/state": "training", "losses/objective": "losses", "losses/consistency": "losses old_loop",
-    "losses/trajectories": "losses", "losses/denoising": "losses", "losses/adversarial": "adversarial",
-    "losses/laws": "family", "losses/semigroup": "family", "losses/eulerian": "family", "losses/lagrangian": "family",
+    "losses/trajectories": "losses", "losses/denoising": "losses", "losses/adversarial": "adversarial losses",
+    "losses/laws": "family losses", "losses/semigroup": "family", "losses/eulerian": "family", "losses/lagrangian": "family",
     "losses/moments": "family", "paths": "family", "closed_forms": "metrics family worlds_moved", "fidelity": "fidelity",
     "two_samples": "two_samples", "points": "points",
 }  # fmt: skip
