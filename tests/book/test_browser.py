@@ -203,6 +203,8 @@ def test_a_folded_note_opens_by_its_title_and_by_a_link_into_it(browser):
     notes = page.locator(".admonition.note.dropdown")
     formula = notes.locator("> .admonition-title:has(mjx-container)").first
     formula.wait_for()
+    page.evaluate("MathJax.startup.promise")  # the page moves until all formulas are set
+    formula.scroll_into_view_if_needed()
     note = formula.locator("..")
     body = note.locator("> :not(.admonition-title)").first
     assert not body.is_visible()
