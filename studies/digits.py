@@ -149,9 +149,10 @@ class Judge:
         }
         self.accuracy = self.classifier.accuracy(test.rows, test.labels)
 
-    def real(self) -> dict[str, float]:
-        """What the training images score, and the accuracy on the test images."""
-        precision, recall = precision_recall(self.test, self.train)
+    def real(self, n: int) -> dict[str, float]:
+        """What ``n`` training images score, the mean over all such sets, and the accuracy on the test images."""
+        parts = [part for part in self.train.split(n) if len(part) == n]
+        precision, recall = torch.tensor([precision_recall(self.test, part) for part in parts]).mean(0).tolist()
         return {
             "ratio": 1.0,
             "precision": round(precision, 4),
@@ -252,7 +253,7 @@ def make(size: int) -> None:
     plan = PLANS[size]
     train, test = halves(size)
     judge = Judge(train, test, classifier(train) if size == 28 else None)
-    note(size=size, real=True, **judge.real())
+    note(size=size, real=True, **judge.real(plan.drawn))
     stored = FOLDER / f"digits_{size}_teacher.safetensors"
     if stored.exists():
         teacher = ctm.load(stored)
