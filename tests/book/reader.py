@@ -111,6 +111,7 @@ class Reader:
 
     def __init__(self, browser: Browser, home: str) -> None:
         self.home, self.found = home, Findings()
+        self.kinds: dict[str, set[str]] = {"light": set(), "dark": set()}
         self.context = browser.new_context(viewport=DESK, color_scheme="light", reduced_motion="reduce")
         self.context.add_init_script(path=SCRIPT)
         self.page = page = self.context.new_page()
@@ -143,11 +144,17 @@ class Reader:
         page.set_viewport_size(DESK)
         page.evaluate("visit.thin()")
         page.evaluate(AXE_SCRIPT)
-        found.axe = page.evaluate("visit.axe()") + page.evaluate("visit.contrast()")
+        found.axe = page.evaluate("visit.axe()") + self.contrast("light")
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
         page.wait_for_timeout(100)
-        found.axe += page.evaluate("visit.contrast()")
+        found.axe += self.contrast("dark")
         return found
+
+    def contrast(self, theme: str) -> list[list[Any]]:
+        """What axe says of the kinds of text that no page before this one had; they look the same on every page."""
+        wrong, kinds = self.page.evaluate("seen => visit.contrast(seen)", sorted(self.kinds[theme]))
+        self.kinds[theme].update(kinds)
+        return wrong
 
     def outside(self, found: Findings) -> list[str]:
         """The requests that went elsewhere."""

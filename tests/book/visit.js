@@ -50,16 +50,19 @@ window.visit = {
     return visit.violations(document, { rules: { "color-contrast": { enabled: false } } });
   },
 
-  // Contrast, of the first text of each kind: what an element and three around it are called.
-  contrast() {
-    const kinds = new Map();
+  // Contrast, of the first text of each kind, what an element and three around it are called, that was not seen before.
+  async contrast(seen) {
+    const kinds = new Map(), old = new Set(seen);
     for (const element of document.body.querySelectorAll("*")) {
       if (![...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim())) continue;
       const names = [];
       for (let e = element, i = 0; i < 4 && e; e = e.parentElement, i++) names.push(`${e.tagName}.${e.className}`);
-      if (element.checkVisibility() && !kinds.has(names.join())) kinds.set(names.join(), element);
+      const kind = names.join();
+      if (!old.has(kind) && !kinds.has(kind) && element.checkVisibility()) kinds.set(kind, element);
     }
-    return visit.violations({ include: [...kinds.values()] }, { runOnly: { type: "rule", values: ["color-contrast"] } });
+    if (!kinds.size) return [[], []];
+    const only = { runOnly: { type: "rule", values: ["color-contrast"] } };
+    return [await visit.violations({ include: [...kinds.values()] }, only), [...kinds.keys()]];
   },
 
   // How much wider than the screen the page is, and what sticks out of it without a box that scrolls or clips.
