@@ -39,8 +39,8 @@ class Points:
         sigma_data, sigma_min, sigma_max, center: of the standardised points.
 
     Raises:
-        TypeError, ValueError: not two rows of finite numbers or more, constant columns,
-            wrong labels; the message names the argument and the columns.
+        TypeError, ValueError: not two rows of finite numbers or more, constant columns, one
+            point throughout, wrong labels; the message names the argument and the columns.
     """
 
     center: float | Tensor = 0.0
