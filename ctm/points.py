@@ -59,11 +59,11 @@ class Points:
         constant = (flat.amax(0) == flat.amin(0)) | (scale == 0)
         if bool(constant.any()):
             raise ValueError(f"x must vary, got a single value in {_columns(constant, x)}")
-        if bool((table == table[0]).all()):
-            raise ValueError(f"x must vary, got the same point {len(table)} times")
         self.shift, self.scale = (shift, scale) if table.ndim == 2 else (shift[0], scale[0])
         self._z = self._standardised(table)
         if table.ndim > 2:
+            if bool((table == table[0]).all()):
+                raise ValueError(f"x must vary, got the same point {len(table)} times")
             self.center = self._z.double().mean(0)
             self.sigma_data = float((self._z - self.center).square().mean().sqrt())
         dimension = math.prod(self.shape)

@@ -279,9 +279,8 @@ def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any
     ways += [(ways[0][0], solver, w) for w in ((1.0,) if solver else (1.0, plan.strengths[1])) if w != plan.w]
     rows = []
     for steps, solver, w in ways:
-        started, drawn = time.process_time(), []
-        for seed in DRAWS:
-            drawn.append(draw(model, labels, steps, solver=solver, w=w, seed=seed))
+        started = time.process_time()
+        drawn = [draw(model, labels, steps, solver=solver, w=w, seed=seed) for seed in DRAWS]
         milliseconds = 1000 * (time.process_time() - started) / (len(labels) * len(drawn))
         found = [judge(x, labels) for x in drawn]
         rows.append({key: round(sum(one[key] for one in found) / len(found), 4) for key in found[0]})

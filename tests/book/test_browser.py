@@ -211,7 +211,6 @@ def test_a_folded_note_opens_by_its_title_and_by_a_link_into_it(browser):
     box = formula.locator("mjx-container").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     assert body.is_visible()
-    page.goto((HTML / "book/solvers.html").as_uri(), wait_until="load")
     page.goto((HTML / "book/probability_flow_ode.html").as_uri() + "#equation-eq-ode-start", wait_until="load")
     page.locator("#equation-eq-ode-start").wait_for()
     closed = page.locator(".admonition.note.dropdown.toggle-hidden")
