@@ -142,8 +142,9 @@ def test_images_are_noised_about_their_mean_image():
     assert off.square().mean() == pytest.approx(1, abs=0.4)  # 256 pixels: deviation .09
     # in a new model nothing but the pull to the mean image: the best denoiser of one Gaussian
     t, s = 2.0, data.sigma_data
-    expected = data.center + s**2 / (s**2 + t**2) * (start.double() - data.center)
-    assert torch.allclose(model.denoiser(start, t).double(), expected, atol=1e-5)
+    few = start[:50]
+    expected = data.center + s**2 / (s**2 + t**2) * (few.double() - data.center)
+    assert torch.allclose(model.denoiser(few, t).double(), expected, atol=1e-5)
     with pytest.raises(ValueError, match="x must vary, got the same point 3 times"):
         Points(np.stack([x[0]] * 3))
 
