@@ -2,6 +2,7 @@
 that what is costly is done once."""
 
 import os
+import sys
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -35,3 +36,12 @@ class Sharing(LoadScopeScheduling):
 @pytest.hookimpl
 def pytest_xdist_make_scheduler(config, log):
     return Sharing(config, log)
+
+
+def pytest_runtest_teardown(item):
+    """Two workers have to fit into the memory of a small laptop: the first test that passes 3 GB is named."""
+    if sys.platform == "linux":
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        assert most < 3, f"this worker has used {most:.1f} GB by now"
