@@ -91,6 +91,16 @@ class Classifier(nn.Module):
             schedule.step()
         return model.requires_grad_(False)
 
+    def depths(self, x: Tensor) -> list[Tensor]:
+        """What it makes of images ``(n, *shape)`` after each of its two convolutions,
+        ``(n, 16, height, width)`` and ``(n, 32, height/2, width/2)``, and the features."""
+        h, seen = x.reshape(-1, *self.image), []
+        for layer in self.body:
+            h = layer(h)
+            if isinstance(layer, nn.SiLU | nn.Linear):
+                seen.append(h)
+        return seen
+
     def features(self, x: Tensor) -> Tensor:
         """Images ``(n, *shape)`` to ``(n, 64)``."""
         return torch.cat([self.body(p.reshape(-1, *self.image)) for p in x.split(500)])
@@ -102,6 +112,35 @@ class Classifier(nn.Module):
     def accuracy(self, x: Tensor, labels: Tensor) -> float:
         """The share of images named as their labels."""
         return float((self(x).argmax(1) == labels).double().mean())
+
+
+class Depths(nn.Module):
+    """What a classifier sees of an image at three depths, each channel in units of its
+    standard deviation over data: for :class:`ctm.losses.Consistency`.
+
+    The distance of two images in such features is large where the eye sees another shape,
+    and small for a stroke moved by half a pixel (Zhang et al. 2018, with deeper networks).
+
+    Args:
+        classifier: a trained one.
+        x: images ``(n, *shape)`` of the data, n at least 2.
+    """
+
+    def __init__(self, classifier: Classifier, x: Tensor) -> None:
+        super().__init__()
+        if len(check_points(x, "x")) < 2:
+            raise ValueError(f"x must have two images or more, got {len(x)}")
+        self.classifier = classifier
+        with torch.no_grad():
+            self.scales = [
+                h.transpose(0, 1).flatten(1).std(1).clamp_min(1e-3)
+                for h in classifier.depths(x)
+            ]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Images ``(n, *shape)`` to three tensors, each with n rows."""
+        seen = zip(self.classifier.depths(x), self.scales, strict=True)
+        return [h / scale.to(h).view(-1, *[1] * (h.ndim - 2)) for h, scale in seen]
 
 
 def shifted(x: Tensor, most: int, rng: torch.Generator) -> Tensor:

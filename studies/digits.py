@@ -23,7 +23,7 @@ from torch import Tensor
 import ctm
 from ctm import images
 from ctm.data import Points
-from ctm.fidelity import Classifier, frechet_distance
+from ctm.fidelity import Classifier, Depths, frechet_distance
 from ctm.losses import Draw, Models, Objective
 from ctm.losses.objective import Term
 from ctm.metrics import precision_recall
@@ -80,9 +80,9 @@ PLANS = {
         network={"width": 16, "levels": 3},
         times=image_times,
         teacher={"steps": 5000, "batch": 64, "lr": 4e-3},
-        student={"steps": 1700, "batch": 64, "lr": 2e-3},
-        consistency={"pool": 320, "levels": 14, "reuse": 20},
-        adversarial={"start": 0.55, "noise": 0.5, "r1": 0.05, "lr": 5e-4},
+        student={"steps": 4000, "batch": 64, "lr": 2e-3},
+        consistency={"pool": 320, "levels": 9, "reuse": 8},
+        adversarial={"start": 0.6, "noise": 0.5, "r1": 0.05, "lr": 5e-4},
         strengths=(1.0, 2.0),
         w=1.2,
         curve=500,
@@ -264,7 +264,8 @@ def make(size: int) -> None:
         write(size, "teacher", teacher, plan.teacher["steps"], spent, measure(size, "teacher", teacher, judge))
     teacher = teacher.requires_grad_(False)
     student = student_of(teacher)
-    term: Term = ctm.Consistency(ctm.GuidedModel(teacher), **plan.consistency)
+    features = Depths(Classifier.trained(train, seed=SEED + 1), train.rows[:1000]) if size == 28 else None
+    term: Term = ctm.Consistency(ctm.GuidedModel(teacher), features=features, **plan.consistency)
     if plan.adversarial:
         term = term + 0.5 * ctm.Adversarial(**plan.adversarial)
     spent = stage(size, "student", student, Guided(train, plan.strengths, 0.1, plan.w), term, judge)

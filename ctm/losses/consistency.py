@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +26,17 @@ from ctm.solvers import Step, heun_step
 
 COMPARE = ("s", "x0")
 
+Features = Callable[[Tensor], list[Tensor]]
+"""Points ``(n, *data_shape)`` to tensors with n rows each, of numbers of unit variance."""
 
-def consistency_loss(student: CTM, target: CTM, pairs: Pairs, compare: str = "s") -> Tensor:
+
+def consistency_loss(
+    student: CTM,
+    target: CTM,
+    pairs: Pairs,
+    compare: str = "s",
+    features: Features | None = None,
+) -> Tensor:
     r"""The jump :math:`G_\theta(x_t, t, s)` against the teacher's step to ``u`` followed by
     the target's jump to ``s``.
 
@@ -43,12 +52,22 @@ def consistency_loss(student: CTM, target: CTM, pairs: Pairs, compare: str = "s"
     2024); the gradient then flows through the target's jump to the student's, so the target
     must be a model whose weights require none.
 
+    Where there are ``features`` :math:`\phi_l`, such as a classifier's for images, a second
+    part compares what is seen of the points, as the paper does (by LPIPS, Zhang et al.
+    2018). It is taken where both are clean, at the pairs that end at ``sigma_min``, as its
+    share of the batch:
+
+    .. math:: \sum_l E\,\bigl[1_{s = \sigma_{min}}
+        |\phi_l(x_{est}) - \phi_l(x_{target})|^2\bigr] / d_l .
+
     Args:
         student: the model in training.
         target: the same model with the weights to be held still. For "s" it may be the
             student.
         pairs: the batch; points ``(n, *data_shape)``, times ``(n, 1, ...)``.
         compare: "s" or "x0".
+        features: a function that returns one tensor a depth, ``(n, ...)`` with
+            :math:`d_l` numbers a point.
     """
     check_choice(compare, "compare", COMPARE)
     xt, t, xu, u, s = pairs
@@ -60,7 +79,12 @@ def consistency_loss(student: CTM, target: CTM, pairs: Pairs, compare: str = "s"
         estimate = target.jump(estimate, s, end)
         with torch.no_grad():
             goal = target.jump(goal, s, end)
-    return ((estimate - goal) / student.output_scale(t, s)).square().mean()
+    loss = ((estimate - goal) / student.output_scale(t, s)).square().mean()
+    clean = (s < student.sigma_min * (1 + 1e-6)).flatten()  # rounded to float32 or not
+    if features is None or not bool(clean.any()):
+        return loss
+    seen = zip(features(estimate[clean]), features(goal[clean]), strict=True)
+    return loss + clean.float().mean() * sum((a - b).square().mean() for a, b in seen)
 
 
 @dataclass(repr=False, eq=False)
@@ -101,6 +125,8 @@ class Consistency(Term):
     reuse: int = 48
     """Pairs drawn from each pooled trajectory, on average, before the pool is solved
     again."""
+    features: Features | None = None
+    """What of clean points is compared besides their coordinates; nothing if None."""
 
     def __post_init__(self) -> None:
         if not any(
@@ -116,6 +142,9 @@ class Consistency(Term):
             check_number(getattr(self, name), name, 0, 1)
         if not isinstance(self.continuous, bool):
             raise TypeError(f"continuous must be True or False, got {self.continuous!r}")
+        if not (self.features is None or callable(self.features)):
+            kind = type(self.features).__name__
+            raise TypeError(f"features must be callable, got {kind}")
         self.trajectories = Trajectories()
         self.condition: Tensor | None = None
         self.left = 0  # batches still to be drawn from the pool
@@ -125,7 +154,7 @@ class Consistency(Term):
         student = given(models.student, condition)
         lands = (self.kind, self.compare) == ("global", "s")  # at u = s: no target jumps
         target = student if lands else given(models.target, condition)
-        return consistency_loss(student, target, pairs, self.compare)
+        return consistency_loss(student, target, pairs, self.compare, self.features)
 
     def pairs(
         self, models: Models, draw: Draw, rng: torch.Generator
@@ -158,10 +187,11 @@ class Consistency(Term):
 
     @torch.no_grad()
     def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
-        """What the teacher makes of a few points."""
+        """What the teacher makes of a few points, and what the features say of them."""
         x = x0 + student.sigma_data * torch.ones_like(x0)
         clean = given(self.teacher, condition).denoiser(x, student.sigma_data)
-        return clean.double().flatten(1).mean(1).tolist()
+        seen = [clean] if self.features is None else [clean, *self.features(x0)]
+        return torch.cat([h.double().flatten(1).mean(1) for h in seen]).tolist()
 
     def state_dict(self) -> dict[str, Tensor]:
         if not self.pool or not hasattr(self.trajectories, "points"):

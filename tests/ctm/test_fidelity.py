@@ -6,7 +6,7 @@ import torch
 from scipy import linalg
 
 from ctm.data import Points
-from ctm.fidelity import Classifier, frechet_distance, shifted
+from ctm.fidelity import Classifier, Depths, frechet_distance, shifted
 
 
 def features(n, d, seed, scale=1.0, move=0.0):
@@ -85,3 +85,21 @@ def test_images_are_moved_by_whole_pixels():
     flat = shifted(x[:, 0], 1, torch.Generator().manual_seed(0))
     assert torch.equal(flat, moved[:, 0])
     assert torch.equal(shifted(x, 0, rng), x)
+
+
+def test_a_classifiers_depths_have_unit_variance_over_the_data():
+    rng = torch.Generator().manual_seed(0)
+    x = 3 + 2 * torch.randn(40, 8, 12, generator=rng)
+    judge = Classifier((8, 12), 3, seed=1).requires_grad_(False)
+    seen, scaled = judge.depths(x), Depths(judge, x)(x)
+    assert [tuple(h.shape) for h in seen] == [(40, 16, 8, 12), (40, 32, 4, 6), (40, 64)]
+    assert torch.allclose(seen[-1], judge.features(x))
+    first = torch.nn.functional.silu(judge.body[0](x[:, None]))
+    assert torch.equal(seen[0], first)
+    for h, scale in zip(scaled, seen, strict=True):
+        for channel in range(h.shape[1]):
+            spread = scale[:, channel].flatten().numpy().std(ddof=1)
+            assert np.allclose(h[:, channel] * spread, scale[:, channel], atol=1e-4)
+            assert h[:, channel].std().item() == pytest.approx(1, rel=1e-4)
+    with pytest.raises(ValueError, match="x must have two images or more, got 1"):
+        Depths(judge, x[:1])

@@ -53,6 +53,37 @@ def test_consistency_loss_recomputed():
     assert torch.allclose(consistency_loss(student, target, batch, "x0"), ((end - goal_end) / scale).square().mean())
 
 
+def test_features_of_the_clean_points_alone_are_compared():
+    student, target, whole = model(1), model(2), pairs(u=0.8)
+    low = student.sigma_min
+    s = torch.where(torch.arange(32)[:, None] % 4 == 0, low, 0.3).double()  # eight of 32 end there
+    batch = whole._replace(s=s)
+    shown = []
+
+    def features(x):
+        shown.append(len(x))
+        return [x.sin(), x.square().sum(1, keepdim=True)]
+
+    estimate, goal = student.G(batch.xt, 2.0, low)[::4], target.G(batch.xu, 0.8, low)[::4]
+    apart = (estimate.sin() - goal.sin()).square().mean()
+    apart = apart + (estimate.square().sum(1) - goal.square().sum(1)).square().mean()
+    for compare in ("s", "x0"):
+        found = consistency_loss(student, target, batch, compare, features) - consistency_loss(
+            student, target, batch, compare
+        )
+        if compare == "s":
+            assert torch.allclose(found, apart * 8 / 32)
+    assert shown == [8] * 4
+    assert torch.equal(consistency_loss(student, target, whole, features=features), consistency_loss(student, target, whole))
+    term = Consistency(ctm.data.ring(), pool=64, levels=8, features=lambda x: [x[:, :1], x[:, 1:]])
+    with pytest.raises(TypeError, match="features must be callable, got list"):
+        Consistency(ctm.data.ring(), features=[1])
+    x0 = whole.xt[:3]
+    plain = Consistency(ctm.data.ring(), pool=64, levels=8)
+    assert term.probe(student, x0, None)[:3] == plain.probe(student, x0, None)
+    assert term.probe(student, x0, None)[3:] == pytest.approx([*x0[:, 0].tolist(), *x0[:, 1].tolist()])
+
+
 @pytest.mark.parametrize("compare", ["s", "x0"])
 def test_no_gradient_reaches_the_target_and_the_students_is_that_of_the_definition(compare):
     student, target, batch = model(1), model(2).requires_grad_(False), pairs(u=0.8)
