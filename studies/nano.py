@@ -2,13 +2,17 @@
 
     python -m studies.nano
 
-One run of each, with the file's own seed, on one thread: about five minutes on one core. The results are in
-studies/nano.json, the pictures of the page in book/_static. Every run is measured anew.
+One run of each, with the file's own seed, on one thread: some minutes on one core. The first half of the training is
+the same for every change and is trained once. The results are in studies/nano.json, the pictures of the page in
+book/_static. Every run is measured anew.
 """
 
 import contextlib
 import io
+import math
 import time
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -29,7 +33,7 @@ CHANGES = {
     "without the factor": ("s / t * x + (1 - s / t) * g", "s / t * x + g"),
     "without the division": ("- target) / (c_out(t) * (1 - s / t))).square", "- target)).square"),
 }
-POINTS, DRAWS, SHOWN = 20_000, 8, 600
+POINTS, DRAWS, SHOWN, BATCHES, MIDDLE = 20_000, 8, 600, 100, 0.5
 GREY, ORANGE = "#555555", "#D55E00"
 
 
@@ -42,30 +46,116 @@ def nano(change: tuple[str, str] | None = None) -> ModuleType:
     return module
 
 
+def jump(file: ModuleType, model: torch.nn.Module, x: torch.Tensor, t: float, s: float) -> torch.Tensor:
+    """One call: from the level t to s."""
+    with torch.no_grad():
+        return file.G(model, x, *(torch.full((len(x), 1), level) for level in (t, s)))
+
+
 def one_call(file: ModuleType, model: torch.nn.Module, n: int, rng: torch.Generator) -> torch.Tensor:
     """Samples of one jump, as the file makes them."""
-    ends = (torch.full((n, 1), level) for level in (file.SIGMA_MAX, file.SIGMA_MIN))
-    with torch.no_grad():
-        return file.G(model, file.SIGMA_MAX * torch.randn(n, 2, generator=rng), *ends)
+    return jump(file, model, file.SIGMA_MAX * torch.randn(n, 2, generator=rng), file.SIGMA_MAX, file.SIGMA_MIN)
 
 
-def measure(change: tuple[str, str] | None, **settings: int) -> tuple[dict[str, Any], torch.Tensor]:
-    """Figures of one run, and some of its samples. The ``settings`` are those of the file's ``train``."""
-    file, printed, started = nano(change), io.StringIO(), time.process_time()
-    with contextlib.redirect_stdout(printed):
-        model = file.train(file.moons, **settings)
+def two_calls(file: ModuleType, model: torch.nn.Module, n: int, rng: torch.Generator, fresh: bool) -> torch.Tensor:
+    """Samples of two jumps, by way of the level MIDDLE: along the curve, or down to the data and up with fresh noise."""
+    x = file.SIGMA_MAX * torch.randn(n, 2, generator=rng)
+    x = jump(file, model, x, file.SIGMA_MAX, file.SIGMA_MIN if fresh else MIDDLE)
+    if fresh:
+        x = x + math.sqrt(MIDDLE**2 - file.SIGMA_MIN**2) * torch.randn(n, 2, generator=rng)
+    return jump(file, model, x, MIDDLE, file.SIGMA_MIN)
+
+
+def walked(file: ModuleType, teacher: torch.nn.Module, n: int, rng: torch.Generator) -> torch.Tensor:
+    """The ends of the teacher's own trajectories from pure noise, over the grid that the student learned from."""
+    return file.trajectories(teacher, file.SIGMA_MAX * torch.randn(n, 2, generator=rng), file.grid(96))[:, -1]
+
+
+class Watched:
+    """The file's ``run``, which keeps what it learned and then splits the loss of the jumps into its two parts.
+
+    A ``half`` is a teacher that is already trained, with what its training printed: then only the draws of the first half
+    are made again, so that the second half has the same ones.
+    """
+
+    def __init__(self, file: ModuleType, half: tuple[torch.nn.Module, str] | None = None):
+        self.learn, self.consistency, self.alone = file.run, file.consistency_loss, []
+        self.half, self.printed, self.parts = half, half[1] if half else "", {}
+        self.teacher: torch.nn.Module | None = None
+        file.run, file.consistency_loss = self, self.noted
+
+    def noted(self, *pair: Any) -> torch.Tensor:
+        """The file's loss, and a note of its value."""
+        value = self.consistency(*pair)
+        self.alone.append(value.item())
+        return value
+
+    def __call__(self, net: torch.nn.Module, loss: Callable[[Any, int], torch.Tensor], steps: int) -> torch.nn.Module:
+        if self.teacher is not None:  # the second half
+            before = deepcopy(net)
+            after, told = printed(self.learn, net, loss, steps)
+            self.parts = {"before": self.split(before, loss), "after": self.split(after, loss)}
+            self.printed += told
+            return after
+        if self.half:
+            self.teacher = self.half[0]
+            for step in range(steps):
+                loss(lambda x, t, s: x, step)
+        else:
+            self.teacher, self.printed = printed(self.learn, net, loss, steps)
+        return self.teacher
+
+    def split(self, model: torch.nn.Module, loss: Callable[[Any, int], torch.Tensor]) -> list[float]:
+        """The mean consistency loss of ``model``, and the tenth of the denoising loss that is added to it."""
+        self.alone = []
+        with torch.no_grad():
+            whole = sum(loss(model, 1).item() for _ in range(BATCHES)) / BATCHES
+        alone = sum(self.alone) / BATCHES
+        return [round(alone, 5), round(whole - alone, 5)]
+
+
+def printed(job: Callable[..., Any], *given: Any) -> tuple[Any, str]:
+    """What a job returns and what it prints."""
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        found = job(*given)
+    return found, told.getvalue()
+
+
+def measure(
+    change: tuple[str, str] | None, half: tuple[torch.nn.Module, str] | None = None, more: bool = False, **settings: int
+) -> tuple[dict[str, Any], torch.Tensor, tuple[torch.nn.Module, str]]:
+    """Figures of one run, some of its samples, and its first half. ``more``: the teacher and two calls are judged too.
+
+    The ``settings`` are those of the file's ``train``.
+    """
+    file, started = nano(change), time.process_time()
+    watched = Watched(file, half)
+    model = file.train(file.moons, **settings)
     seconds = time.process_time() - started
     world = SimpleNamespace(sample=lambda n, generator: file.moons(n, generator))
-    ratio = ratio_to_floor(lambda n, rng: one_call(file, model, n, rng), world, n=POINTS, draws=DRAWS)
+
+    def ratio(sampler: Callable[..., torch.Tensor], *given: Any) -> list[float]:
+        found = ratio_to_floor(lambda n, rng: sampler(file, given[0], n, rng, *given[1:]), world, n=POINTS, draws=DRAWS)
+        return [round(value, 3) for value in (found.mean, found.low, found.high)]
+
+    mean, *interval = ratio(one_call, model)
     samples = one_call(file, model, POINTS, torch.Generator().manual_seed(1))
-    row = {
-        "printed": printed.getvalue().splitlines(),
-        "ratio": round(ratio.mean, 3),
-        "interval": [round(ratio.low, 3), round(ratio.high, 3)],
+    lines = watched.printed.splitlines()
+    row: dict[str, Any] = {
+        "printed": lines,
+        "parts": watched.parts,
+        "ratio": mean,
+        "interval": interval,
         "spread": round(samples.std().item(), 4),
         "processor_seconds": round(seconds, 1),
     }
-    return row, samples[:SHOWN]
+    if more:
+        row["teacher"] = ratio(walked, watched.teacher)
+        row["two calls"] = ratio(two_calls, model, False)
+        row["two calls, fresh noise"] = ratio(two_calls, model, True)
+    first = "".join(f"{line}\n" for line in lines[: len(lines) // 2])
+    return row, samples[:SHOWN], (watched.teacher, first)
 
 
 def first_loss(scale: float) -> float:
@@ -81,9 +171,9 @@ def first_loss(scale: float) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    rows, shown = Rows(), {}
+    rows, shown, half = Rows(), {}, None
     for name, change in CHANGES.items():
-        row, shown[name] = measure(change)
+        row, shown[name], half = measure(change, half, more=change is None)
         rows.append({"variant": name, **row})
         keep(RESULTS, rows)
         print(rows[-1], flush=True)

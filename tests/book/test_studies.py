@@ -1,6 +1,8 @@
 """The stored results of the studies: with their command, each row once, three seeds of every variant."""
 
+import contextlib
 import functools
+import io
 import json
 import math
 import re
@@ -256,24 +258,37 @@ def test_the_error_of_the_study_is_that_of_the_package():
 def test_a_change_of_nano_is_one_place_of_its_text_and_runs(name, monkeypatch, capsys):
     monkeypatch.setattr(nano, "POINTS", 200)
     monkeypatch.setattr(nano, "DRAWS", 2)
-    row, samples = nano.measure(nano.CHANGES[name], steps=4, batch=16, levels=8, pool=32)
+    monkeypatch.setattr(nano, "BATCHES", 2)
+    settings = {"steps": 4, "batch": 16, "levels": 8, "pool": 32}
+    row, samples, half = nano.measure(nano.CHANGES[name], **settings)
     assert capsys.readouterr().out == ""
     assert [line.split("loss")[0] for line in row["printed"]] == ["step     0  "] * 2
     assert samples.shape == (200, 2)
     assert math.isfinite(row["ratio"])
+    again, same, _ = nano.measure(nano.CHANGES[name], half, more=True, **settings)  # its first half is given
+    assert torch.equal(same, samples)
+    assert (again["printed"], again["parts"]) == (row["printed"], row["parts"])
+    assert all(math.isfinite(value) for figure in ("teacher", "two calls") for value in again[figure])
+    file = nano.nano(nano.CHANGES[name])
+    with contextlib.redirect_stdout(io.StringIO()):
+        plain = file.train(file.moons, **settings)
+    assert torch.equal(nano.one_call(file, plain, 200, torch.Generator().manual_seed(1)), samples)  # as if unwatched
 
 
 def test_the_page_of_nano_says_what_its_study_found():
     page, rows = (STUDIES.parent / "book/nano.md").read_text(encoding="utf-8"), load("nano")
     assert "\n".join(rows.one(variant="as it is")["printed"]) in page
+    for figure in ("teacher", "two calls", "two calls, fresh noise"):
+        mean, low, high = rows.one(variant="as it is")[figure]
+        assert f"at {mean:.2f} ({low:.2f} to {high:.2f})" in page
     for place, name in enumerate(nano.CHANGES):
         row, label = rows.one(variant=name), f"| {place}. {name} |" if place else f"| {name} |"
         (line,) = [line for line in page.splitlines() if line.startswith(label)]
         ratio, low, high, spread = map(float, re.findall(r"[\d.]+", line.split("|", 4)[4].replace("|", " ")))
         assert [ratio, low, high] == pytest.approx([row["ratio"], *row["interval"]], rel=5e-3)
         assert spread == pytest.approx(row["spread"], abs=6e-3)
-        first, last = (float(row["printed"][k].split()[-1]) for k in (3, 5))
-        assert [float(part) for part in line.split("|")[2:4]] == pytest.approx([first, last], rel=0.02)
+        alone = [row["parts"][when][0] for when in ("before", "after")]
+        assert [float(part) for part in line.split("|")[2:4]] == pytest.approx(alone, rel=0.05)
     for scale, said in ((4, "6.5"), (0.25, "0.68")):
         assert rows.one(variant="untrained", scale=scale)["loss"] == pytest.approx(float(said), abs=0.05)
         assert f"at {said}" in page
