@@ -1,7 +1,7 @@
 """Every method of `ctm.losses.METHODS` on one oracle: one network, one optimiser, equal processor time.
 
     python -m studies.family               # all parts
-    python -m studies.family tune compare  # some: tune, compare, starts, longer, other, minute, best
+    python -m studies.family tune compare  # some: tune, compare, starts, longer, other, minute, best, two_runs
 
 tune: six settings of each method, three of its own at two learning rates, on a world that is not reported, the pinwheel: 1.5
 seconds each, one seed. compare: every method in the best of its six, three seconds on each of six worlds, three seeds.
@@ -10,7 +10,8 @@ seconds on the ring, one seed, for those whose median error is above .10 after t
 above. minute: sixty seconds for those that stay above it even so, as they are and with one thing changed. best: a denoiser
 first, by Adam in large batches or on the ring by SOAP, then global consistency on it, most of it from sigma_max to
 sigma_min: without a teacher (60 seconds on the ring, 120 in 16 dimensions), and with one that was learned (90 seconds in
-all, the same two runs); three seeds, five by SOAP, settings found with the first on the worlds themselves.
+all, the same two runs); three seeds, five by SOAP, settings found with the first on the worlds themselves. two_runs: the
+same way on the terms of the others, six tries on the pinwheel, then as in compare on the ring and in 16 dimensions.
 
 With a teacher means the world's own denoiser, whose calls are counted in the time. Equal time is counted in steps of
 denoising: a second is RATE of them, about what one quiet thread does. A method's steps are timed beside those, in turn, so
@@ -452,7 +453,62 @@ def best() -> None:
             run(RESULTS, jobs, measure_best)
 
 
-PARTS = {part.__name__: part for part in (tune, compare, starts, longer, other, minute, best)}
+# the share of the time that goes into the denoiser
+SHARES = (0.3, 0.5, 0.7)
+TRIED, TWO_RUNS = "two runs, tried", "two runs"
+
+
+@functools.cache
+def steps_after(share: float, world: str, budget: float) -> int:
+    """Steps of global consistency on a learned denoiser that fit into the rest of the time."""
+
+    def jumps() -> Objective:
+        return Consistency(run_of(Denoising(256), world).models.average, levels=24)
+
+    return steps_in((1 - share) * budget, lambda objective: run_of(objective, world), jumps)
+
+
+def fit_twice(world: str, budget: float, share: float, lr: float, seed: int) -> tuple[Any, dict[str, Any]]:
+    """A denoiser, then global consistency on it: the averaged model, None where it diverged, and what it cost."""
+    truth, first, steps = TRUTHS[world](), round(share * budget * RATE), steps_after(share, world, budget)
+    cost = {"first": first, "steps": steps}
+    try:
+        model, denoiser = learn(lambda _: Denoising(256), world, seed, first, lr=lr)
+        teacher = copy.deepcopy(model).requires_grad_(False)
+        # pools that the run uses up, so that each step has had its share
+        pool = math.ceil(steps / math.ceil(steps / PAIRS) * 320 / 48)
+        jumps = Consistency(teacher, levels=24, pool=pool)
+        state = State(model.requires_grad_(True), truth, jumps, steps, seed, lr=lr)
+        cost["seconds"] = round(denoiser["seconds"] + seconds_of(state, steps), 1)
+    except FloatingPointError:
+        return None, cost
+    found = state.models.average
+    return found if all(bool(weights.isfinite().all()) for weights in found.parameters()) else None, cost
+
+
+def measure_try(part: str, **job: Any) -> dict[str, Any]:
+    model, cost = fit_twice(**job)
+    return {"error": model and error_of(model, job["world"], 0, 1000), **cost}
+
+
+def measure_two_runs(part: str, **job: Any) -> dict[str, Any]:
+    model, cost = fit_twice(**job)
+    return cost | (judge(model, job["world"], job["seed"], 2000) if model else {"error": None})
+
+
+def two_runs() -> None:
+    tries = [
+        {"part": TRIED, "world": "pinwheel", "budget": 1.5, "share": a, "lr": lr, "seed": 0} for a in SHARES for lr in RATES
+    ]
+    run(RESULTS, tries, measure_try)
+    rows = [row for row in load("family").where(part=TRIED) if row["error"] is not None]
+    best = min(rows, key=lambda row: row["error"])
+    shared = {"part": TWO_RUNS, "share": best["share"], "lr": best["lr"]}
+    jobs = [shared | {"world": world, "budget": 3, "seed": seed} for world in ("ring", "clusters") for seed in SEEDS]
+    run(RESULTS, jobs, measure_two_runs)
+
+
+PARTS = {part.__name__: part for part in (tune, compare, starts, longer, other, minute, best, two_runs)}
 
 
 def summary() -> None:

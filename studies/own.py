@@ -1,0 +1,105 @@
+"""The loss of the chapter Build your own: other last steps, a target that learns, and the comparison's equal time.
+
+    python -m studies.own               # all parts
+    python -m studies.own tune compare  # some: tune, compare, updates, longer
+
+tune, compare: what studies/family.py does for the methods of its table, for the last step: three settings at two learning
+rates on the pinwheel, then the best of the six for three seconds of denoising on the ring, three seeds. updates: 250 updates
+as the chapter makes them, the last step with four u, its twin whose target learns, and two forms of CTM, three seeds.
+longer: the last step after 2,000 updates, and what the doctor then finds. One thread, three minutes; results are kept in
+studies/own.json as they come.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ctm
+from ctm.losses import METHODS
+from ctm.losses.laws import Batch, Law
+from ctm.metrics import flow_map_error
+from ctm.solvers import rk4_step
+from studies import family
+from studies.harness import load, run, run_parts
+
+RESULTS = Path(__file__).with_suffix(".json")
+NAME = "last step"
+SEEDS = (0, 1, 2)
+RATIOS = (1.1, 1.5, 3.0)
+
+
+@dataclass(repr=False, eq=False)
+class LastStep(Law):
+    """A jump to s against the student's own jump to u > s and a last step of the teacher."""
+
+    ratio: float = 1.5
+    """The time u over s."""
+    held: bool = True
+    """Hold the target still; else it learns too."""
+
+    def error(self, batch: Batch) -> Tensor:
+        x, t, s = batch.xt, batch.t, batch.s
+        u = torch.minimum(self.ratio * s, t)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.held):
+            near = (batch.target if self.held else batch.student).jump(x, t, u)
+            assert batch.teacher is not None
+            goal = rk4_step(batch.teacher, near, u, s)
+        return (batch.student.jump(x, t, s) - goal) / batch.student.output_scale(t, s)
+
+
+def settings(world: Any) -> family.Settings:
+    """Three settings by name, as studies/family.py asks for them."""
+    return {f"$u = {ratio} s$": LastStep(world, ratio=ratio) for ratio in RATIOS}
+
+
+def tune() -> None:
+    family.SETTINGS[NAME] = settings
+    shared = {"part": "tune", "method": NAME, "world": "pinwheel", "budget": 1.5, "seed": 0}
+    tries = [shared | {"setting": k, "lr": lr} for k in range(len(RATIOS)) for lr in family.RATES]
+    run(RESULTS, tries, family.measure_setting)
+
+
+def compare() -> None:
+    family.SETTINGS[NAME] = settings
+    best = min(load("own").where(part="tune"), key=lambda row: row["error"] or 9.0)
+    shared = {"part": "compare", "method": NAME, "world": "ring", "budget": 3}
+    shared |= {"setting": best["setting"], "lr": best["lr"]}
+    run(RESULTS, [shared | {"seed": seed} for seed in SEEDS], family.measure)
+
+
+VARIANTS = {
+    NAME: LastStep,
+    "the target learns": lambda world: LastStep(world, held=False),
+    **{f"u = {ratio:g} s": functools.partial(LastStep, ratio=ratio) for ratio in (1.1, 3, 10)},
+}
+
+
+def measure_updates(part: str, variant: str, steps: int, seed: int) -> dict[str, Any]:
+    ring = ctm.data.ring()
+    student = ctm.CTM.for_data(ring, seed=seed)
+    objective = METHODS[variant](ring) if variant in METHODS else VARIANTS[variant](ring)
+    history = ctm.train(student, ring, objective, steps, seed)
+    red = ctm.doctor(student, ring, n=400).red
+    return {"error": round(flow_map_error(student, ring), 4), "loss": round(history.loss[-1], 5), "red": list(red)}
+
+
+def updates() -> None:
+    variants = (*VARIANTS, "CTM, global", "CTM, local")
+    jobs = [{"part": "updates", "variant": v, "steps": 250, "seed": seed} for v in variants for seed in SEEDS]
+    run(RESULTS, jobs, measure_updates)
+
+
+def longer() -> None:
+    run(RESULTS, [{"part": "longer", "variant": NAME, "steps": 2000, "seed": 0}], measure_updates)
+
+
+PARTS = {part.__name__: part for part in (tune, compare, updates, longer)}
+
+if __name__ == "__main__":
+    run_parts(PARTS)
