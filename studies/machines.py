@@ -4,7 +4,8 @@
 
 Speed: the U-Net on 8 x 8 digits, denoising, 320 images a step; the time between two lines of the log, and the processor
 time of the first process, beside the load of the machine. Precision: the ring, 1,000 steps, three seeds. Both go through the
-launcher. About four minutes on two cores; results are kept in studies/machines.json as they come.
+launcher. Rounding: the same ring and recipe, with the points or the times of every pair in bfloat16. About seven minutes on
+two cores; results are kept in studies/machines.json as they come.
 """
 
 import contextlib
@@ -13,14 +14,18 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import accelerate
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from torch import Tensor
 
 import ctm
+from ctm.losses import Draw, Models
+from ctm.losses.trajectories import Pairs
 from ctm.metrics import flow_map_error
 from ctm.training import launch
 from ctm.training.config import Config
@@ -71,12 +76,40 @@ def precision(precision: str, seed: int) -> dict[str, Any]:
     return {"error": round(flow_map_error(model, ctm.data.ring()), 5)}
 
 
+@dataclass(repr=False, eq=False)
+class Rounded(ctm.Consistency):
+    """The consistency term with the points or the times of every pair rounded to bfloat16."""
+
+    what: str = "nothing"
+
+    def pairs(self, models: Models, draw: Draw, rng: torch.Generator) -> tuple[Pairs, Tensor | None]:
+        (xt, t, xu, u, s), condition = super().pairs(models, draw, rng)
+        if self.what == "points":
+            xt, xu = (x.bfloat16().float() for x in (xt, xu))
+        if self.what == "times":
+            t, u, s = (time.bfloat16().float() for time in (t, u, s))
+        return Pairs(xt, t, xu, u, s), condition
+
+
+def rounding(rounded: str, kind: str, seed: int) -> dict[str, Any]:
+    """The error of one step after training on such pairs, the model used without any rounding."""
+    world = ctm.data.ring()
+    student = ctm.CTM.for_data(world, seed=seed)
+    term = Rounded(world, kind, what=rounded) + 0.1 * ctm.Denoising()
+    ctm.train(student, world, term, 1000, seed)
+    return {"error": round(flow_map_error(student, world), 5)}
+
+
 def jobs() -> Iterator[dict[str, Any]]:
     yield from ({"precision": p, "seed": seed} for seed in range(3) for p in ("no", "bf16"))
     yield from ({"processes": n, "parts": k, "repeat": r} for r in range(1) for n, k in ((1, 1), (1, 2), (2, 2)))
+    what = {"global": ("points", "times"), "local": ("nothing", "points", "times")}  # global with nothing: precision "no"
+    yield from ({"rounded": w, "kind": kind, "seed": seed} for kind in what for seed in range(3) for w in what[kind])
 
 
 def measure(**job: Any) -> dict[str, Any]:
+    if "rounded" in job:
+        return rounding(**job)
     return speed(**job) if "processes" in job else precision(**job)
 
 

@@ -90,6 +90,11 @@ def held(model: ctm.CTM) -> ctm.CTM:
 
 
 @dataclass(repr=False, eq=False)
+class LongTargets(Targets, Lengths):
+    """The same choice of weights, with the times of the published code."""
+
+
+@dataclass(repr=False, eq=False)
 class SelfTaught(ctm.Consistency):
     """Without a teacher: the point at u by the target's own jump, or by Heun steps over its own denoiser."""
 
@@ -130,12 +135,14 @@ def objective(check: str, variant: str, student: ctm.CTM) -> tuple[Any, dict[str
     average = {"target_ema": 0.999}
     if check == "length":
         shared = {"one a batch": True, "one a sample": False}
-        return (
-            Lengths(WORLD, shared=shared[variant], **GRID) if variant in shared else ctm.Consistency(WORLD, "soft", **GRID)
-        ), {}
-    if check == "target":
-        inner, outer = variant.split(", ")
-        return Targets(WORLD, "local", inner=inner, outer=outer, **GRID), average
+        if variant in shared:
+            return Lengths(WORLD, shared=shared[variant], **GRID), {}
+        return ctm.Consistency(WORLD) if variant == "default" else ctm.Consistency(WORLD, variant, **GRID), {}
+    if check in ("target", "long"):
+        inner, outer = ("average", "average") if variant == "0.9, 0.9" else variant.split(", ")
+        kind: Any = LongTargets if check == "long" else Targets
+        decay = {"target_ema": 0.9} if variant == "0.9, 0.9" else average
+        return kind(WORLD, "local", inner=inner, outer=outer, **GRID), decay
     if check == "times":
         return ctm.Denoising(references=0, times=TIMES[variant]), {}
     own = SelfTaught(student, by=variant, **GRID | {"levels": 17})
@@ -158,9 +165,17 @@ def denoiser_errors(model: ctm.CTM) -> dict[str, float]:
 def trained(check: str, variant: str, seed: int, steps: int = STEPS) -> dict[str, Any]:
     student = ctm.CTM.for_data(WORLD, seed=seed)
     started = time.process_time()
-    if variant == "two calls":
+    if variant == "denoiser first":
         ctm.train(student, WORLD, steps=steps, seed=seed)
+    elif variant == "denoiser first, alike":
+        denoising = ctm.Denoising(references=0)
+        ctm.train(student, WORLD, denoising, steps // 2, seed)
+        teacher = copy.deepcopy(student).requires_grad_(False)
+        term = ctm.Consistency(teacher, "soft", **GRID | {"levels": 17}) + denoising
+        ctm.train(student, WORLD, term, steps - steps // 2, seed, target_ema=0.999)
     else:
+        if variant == "jump, 2,100 steps":
+            variant, steps = "jump", 2100
         term, options = objective(check, variant, student)
         ctm.train(student, WORLD, term, steps, seed, **options)
     seconds = time.process_time() - started
@@ -203,10 +218,11 @@ def frechet(n: int, seed: int) -> dict[str, Any]:
 
 
 VARIANTS = {
-    "length": ("soft", "one a batch", "one a sample"),
-    "target": ("current, average", "average, average", "current, current"),
+    "length": ("soft", "one a batch", "one a sample", "global", "default"),
+    "target": ("current, average", "average, average", "current, current", "0.9, 0.9"),
+    "long": ("current, average", "average, average", "current, current"),
     "times": tuple(TIMES),
-    "self": ("jump", "ODE", "two calls"),
+    "self": ("jump", "ODE", "denoiser first, alike", "denoiser first", "jump, 2,100 steps"),
 }
 
 

@@ -37,6 +37,26 @@ def test_levels_leave_room_for_the_solver(shared):
     assert seen.sum() == 17 * 18 / 2  # every pair t < s
 
 
+def test_the_longest_of_a_batch():
+    """The page's count for a GPU with 18 points: what the solver costs more where all wait for the longest."""
+    most, n = 39, 18
+    below = [k * (k + 1) / (most * (most + 1)) for k in range(most)]
+    longest = sum(1 - share**n for share in below)
+    assert longest == pytest.approx(38.4, abs=0.05)
+    assert 1.4 < longest / ((2 * most + 1) / 3) < 1.5
+    assert "38.4" in PAGE
+
+
+def test_long_targets_take_the_times_of_the_code():
+    world = official.WORLD
+    student = ctm.CTM.for_data(world, ctm.networks.MLP(2, width=8, layers=1))
+    term = official.LongTargets(world, "local", pool=64, **official.GRID)
+    (_, t, _, u, _), _ = term.pairs(Models(student, 10), Draw(world, student, 32, generator(1)), generator(1))
+    grid = ctm.noise.karras_times(39, student).float()
+    lengths = [(grid - b).abs().argmin() - (grid - a).abs().argmin() for a, b in zip(t, u, strict=True)]
+    assert len({int(length) for length in lengths}) == 1
+
+
 def test_targets_differ_only_in_the_weights_that_jump():
     world = official.WORLD
     student = ctm.CTM.for_data(world, ctm.networks.MLP(2, width=8, layers=1))

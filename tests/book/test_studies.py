@@ -292,3 +292,23 @@ def test_the_page_of_nano_says_what_its_study_found():
     for scale, said in ((4, "6.5"), (0.25, "0.68")):
         assert rows.one(variant="untrained", scale=scale)["loss"] == pytest.approx(float(said), abs=0.05)
         assert f"at {said}" in page
+
+
+@pytest.mark.parametrize("what", ["nothing", "points", "times"])
+def test_rounded_pairs_differ_only_in_what_is_rounded(what):
+    pytest.importorskip("accelerate")
+    from studies import machines
+
+    world = ctm.data.ring()
+    student = ctm.CTM.for_data(world, ctm.networks.MLP(2, width=8, layers=1))
+
+    def drawn(rounded):
+        term = machines.Rounded(world, "local", pool=64, what=rounded)
+        rng = torch.Generator().manual_seed(0)
+        return term.pairs(Models(student, 10), Draw(world, student, 32, rng), rng)[0]
+
+    pairs, plain = drawn(what), drawn("nothing")
+    changed = {"nothing": "", "points": "xt xu", "times": "t u s"}[what].split()
+    for name in pairs._fields:
+        exact = getattr(plain, name)
+        assert torch.equal(getattr(pairs, name), exact.bfloat16().float() if name in changed else exact)
