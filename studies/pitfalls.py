@@ -2,8 +2,8 @@
 
     python -m studies.pitfalls
 
-At least three seeds each; the cases have a world for each seed. One thread, about six minutes; results are kept in
-studies/pitfalls.json as they come.
+At least three seeds each; the cases have a world for each seed. The runs of few updates are sound ones, each a whole run
+with a falling learning rate. One thread, about seven minutes; results are kept in studies/pitfalls.json as they come.
 """
 
 import copy
@@ -28,6 +28,7 @@ from studies.harness import run
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS = (0, 1, 2)
 STEPS = 1500
+FEW = (50, 100, 200, 500)  # updates of a sound run
 RING = ctm.data.ring()
 # the tree was made from the runs on the ring; the other two are held out
 WORLDS = {0: ctm.data.ring, 1: ctm.data.two_moons, 2: ctm.data.pinwheel}
@@ -304,9 +305,19 @@ def measure(variant: str, seed: int) -> dict[str, Any]:
     student = ctm.CTM(network(seed), RING.sigma_data)
     ctm.train(student, RING, VARIANTS[variant], STEPS, seed)
     report = ctm.doctor(student, RING, n=800, seed=seed)
-    figures = {check.name: round(check.value, 3) for check in report.checks}
     error = round(flow_map_error(student, RING, n=500), 3)
-    return {"semigroup": figures["semigroup"], "spread": figures["spread"], "error": error, "reds": len(report.red)}
+    return {**values(report), "error": error, "red": report.red}
+
+
+def values(report: ctm.diagnosis.Report) -> dict[str, float]:
+    """What each check measured, by its name."""
+    return {check.name: round(check.value, 3) for check in report.checks}
+
+
+def measure_few(variant: str, steps: int, seed: int) -> dict[str, Any]:
+    """What the doctor says of a run on the ring that is too short."""
+    case = examine(FAULTS[variant], RING, seed, steps)
+    return {**values(case.report), "error": round(case.error, 3), "red": case.report.red}
 
 
 def measure_case(variant: str, seed: int) -> dict[str, Any]:
@@ -328,9 +339,12 @@ def measure_case(variant: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    run(RESULTS, [{"variant": variant, "seed": seed} for seed in SEEDS for variant in VARIANTS], measure)
+    longer = [{"part": "longer", "variant": variant, "seed": seed} for seed in SEEDS for variant in VARIANTS]
+    run(RESULTS, longer, lambda part, variant, seed: measure(variant, seed))
     jobs = [{"part": "case", "variant": fault, "seed": seed} for seed in WORLDS for fault in FAULTS]
     run(RESULTS, jobs, lambda part, variant, seed: measure_case(variant, seed))
+    few = [{"part": "few", "variant": "sound", "steps": steps, "seed": seed} for steps in FEW for seed in SEEDS]
+    run(RESULTS, few, lambda part, variant, steps, seed: measure_few(variant, steps, seed))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,12 @@ table: a file of 5,000 rows, half of them to train, half held out, 8,000 steps (
 is what the owner of the file can measure, ``ratio`` the same from new rows that only the study has. ``same_rows`` is the
 like ratio of the training rows, ``own`` figures those of the training half in place of samples.
 rows: 100 to 5,000 rows, 2,000 steps; 500 rows also for 500 and 6,000 steps. How near are samples to training rows?
+wave: the models of the table again. How much of the oil level's variance does the speed
+explain, in samples of one and of four calls, and in those that a solver makes with the model's denoiser?
+dial: 500 steps on a table as it is, and on one whose speeds were read from a dial, repaired as in the chapter.
+luck: 50 files for each seed, and no model. What do the training rows have in place of samples?
 
-Three seeds: of the rows, the weights and the training. One thread, about 20 minutes; rows are kept in
+Three seeds: of the rows, the weights and the training. One thread, about 25 minutes; rows are kept in
 studies/your_data.json as they come.
 """
 
@@ -21,12 +25,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import ctm
 from ctm.likelihood import log_likelihood
 from ctm.metrics import precision_recall, ratio_to_floor
+from ctm.noise import karras_times
+from ctm.samplers import heun, noise
 from ctm.two_samples import classifier_test, copy_test, energy_test, nearest, ratio_to_halves
 from studies import pumps
 from studies.harness import run
@@ -137,12 +144,77 @@ def measure_rows(rows: int, steps: int, seed: int, **_: Any) -> dict[str, Any]:
     return judged(model, data, seen, held, seed) | {"seconds": round(seconds, 1)}
 
 
+def explained(points: np.ndarray, groups: int = 20) -> float:
+    """Share of the oil level's variance that the means of groups of like speed have."""
+    oil = points[points[:, 2].argsort(), 9]
+    return float(np.var([group.mean() for group in np.array_split(oil, groups)]) / oil.var())
+
+
+def parted(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of ``measure_table``: those to train on, those held out."""
+    one, other = pumps.table(ROWS, seed)[0].split(ROWS // 2)
+    return one.numpy(), other.numpy()
+
+
+def measure_wave(steps: int, seed: int, **_: Any) -> dict[str, Any]:
+    seen, held = parted(seed)
+    data = ctm.data.Points(seen)
+    model, seconds = trained(data, steps, seed)
+    made = {calls: ctm.sample(model, len(held), steps=calls, seed=seed) for calls in (1, 4)}
+    start = noise(model, len(held), generator=torch.Generator().manual_seed(seed))
+    solved = model.restore(heun(model, start, karras_times(40, model)))
+    precision, _recall = precision_recall(data.standardise(held), data.standardise(made[1]))
+    return {
+        "precision": round(precision, 4),
+        "held": round(explained(held), 4),
+        **{f"made_{calls}": round(explained(points.numpy()), 4) for calls, points in made.items()},
+        "solved": round(explained(solved.numpy()), 4),
+        "seconds": round(seconds, 1),
+    }
+
+
+def measure_dial(steps: int, seed: int, **_: Any) -> dict[str, Any]:
+    seen, held = parted(seed)
+    marks = np.random.default_rng(1 + seed).uniform(-12.5, 12.5, len(seen))
+    dialled, kept = seen.copy(), held.copy()
+    dialled[:, 2] = 25 * np.round(seen[:, 2] / 25) + marks
+    kept[:, 2] = 25 * np.round(held[:, 2] / 25)
+    figures = {}
+    for name, rows, real in (("plain", seen, held), ("repaired", dialled, kept)):
+        data = ctm.data.Points(rows)
+        made = ctm.sample(trained(data, steps, seed)[0], len(held), seed=seed).numpy()
+        if name == "repaired":
+            made[:, 2] = 25 * np.round(made[:, 2] / 25)
+        figures[name] = round(classifier_test(data.standardise(real), data.standardise(made)).value, 4)
+    return figures
+
+
+def measure_luck(files: int, seed: int, **_: Any) -> dict[str, Any]:
+    """The training rows' ratio to the held-out ones, and the worst column's mean and deviation, each in order."""
+    found = []
+    for number in range(files):
+        seen, held_rows = parted(10_000 + files * seed + number)
+        data = ctm.data.Points(seen)
+        train, held = data.standardise(seen), data.standardise(held_rows)
+        ratio = ratio_to_halves(lambda n, rng, z=train: z[torch.randperm(len(z), generator=rng)[:n]], held)
+        shift = float((train.mean(0) - held.mean(0)).abs().max())
+        width = float((train.std(0) / held.std(0) - 1).abs().max())
+        found.append((ratio.mean, shift, width))
+    return {
+        name: sorted(round(v, 3) for v in column)
+        for name, column in zip(("ratios", "shifts", "widths"), zip(*found, strict=True), strict=True)
+    }
+
+
 def main() -> None:
     cells = [(rows, STEPS) for rows in SIZES] + [(500, 500), (500, 6_000)]
     for seed in SEEDS:
         run(RESULTS, [{"part": "table", "steps": TABLE, "seed": seed}], measure_table)
         jobs = [{"part": "rows", "rows": rows, "steps": steps, "seed": seed} for rows, steps in cells]
         run(RESULTS, jobs, measure_rows)
+    run(RESULTS, [{"part": "luck", "files": 50, "seed": seed} for seed in SEEDS], measure_luck)
+    run(RESULTS, [{"part": "dial", "steps": 500, "seed": seed} for seed in SEEDS], measure_dial)
+    run(RESULTS, [{"part": "wave", "steps": TABLE, "seed": seed} for seed in SEEDS], measure_wave)
 
 
 if __name__ == "__main__":
