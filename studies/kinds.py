@@ -3,9 +3,10 @@
     python -m studies.kinds
 
 residuals: after 1,000 steps on the ring with the exact teacher, the differences between neighbouring jumps along 2,000
-trajectories of the training's grid, and how they add up. cost: a learned teacher, from which the student starts, and the
+trajectories of the training's grid, and how they add up; for local consistency also after 2,000 steps, with a stopped
+gradient and with one that passes through the target. cost: a learned teacher, from which the student starts, and the
 same number of network calls for every kind; with a pool of trajectories and with pairs that are solved anew. Three seeds.
-One thread, about five minutes; results are kept in studies/kinds.json as they come.
+One thread, about seven minutes; results are kept in studies/kinds.json as they come.
 """
 
 import copy
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 import ctm
-from ctm.losses import Route, Trajectories
+from ctm.losses import Draw, Models, Route, Trajectories
 from ctm.metrics import flow_map_error, relative_error
 from ctm.noise import karras_times
 from ctm.solvers import heun_step
@@ -37,6 +38,8 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "local, 96 levels": {"kind": "local"},
     "local, 24 levels, EMA 0.9": {"kind": "local", "levels": 24, "target_ema": 0.9},
 }
+# the same after twice the steps, as long as in studies/loss.py
+LONGER = {"local, 2,000 steps": False, "local, 2,000 steps, through the target": True}
 WAYS: dict[str, dict[str, Any]] = {
     "global, pool": {},
     "global, 32 steps": {"pool": 0, "substeps": 32},
@@ -57,6 +60,15 @@ class Counted:
         return self.teacher.denoiser(x, t)
 
 
+class Through(ctm.Consistency):
+    """Consistency whose gradient passes through the target too: what is descended is the whole loss."""
+
+    def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
+        (xt, t, xu, u, s), _ = self.pairs(models, draw, rng)
+        student = models.student
+        return ((student.jump(xt, t, s) - student.jump(xu, u, s)) / student.output_scale(t, s)).square().mean()
+
+
 @torch.no_grad()
 def leftovers(student: ctm.CTM, world: ctm.GaussianMixture, levels: int, n: int = 2000) -> Tensor:
     """The residuals r_k along ``n`` trajectories, shape ``(levels, n, *data_shape)``: neighbouring jumps' difference."""
@@ -69,9 +81,13 @@ def leftovers(student: ctm.CTM, world: ctm.GaussianMixture, levels: int, n: int 
 
 
 def residuals(variant: str, seed: int) -> dict[str, Any]:
-    student = regimes.model(WORLD, seed)
-    regimes.distil(student, WORLD, WORLD, STEPS, seed, **STUDENTS[variant])
-    found = leftovers(student, WORLD, STUDENTS[variant].get("levels", 96)) / WORLD.sigma_data
+    student, choices = regimes.model(WORLD, seed), STUDENTS.get(variant, {})
+    if variant in LONGER:
+        term = (Through if LONGER[variant] else ctm.Consistency)(WORLD, kind="local")
+        ctm.train(student, WORLD, term, 2 * STEPS, seed)
+    else:
+        regimes.distil(student, WORLD, WORLD, STEPS, seed, **choices)
+    found = leftovers(student, WORLD, choices.get("levels", 96)) / WORLD.sigma_data
     sizes = found.square().mean((1, 2))
     beside = (found[:-1] * found[1:]).mean() / found.square().mean()
     return {
@@ -117,7 +133,7 @@ def cost(way: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     for seed in SEEDS:
-        run(RESULTS, [{"variant": name, "seed": seed} for name in STUDENTS], residuals)
+        run(RESULTS, [{"variant": name, "seed": seed} for name in (*STUDENTS, *LONGER)], residuals)
         run(RESULTS, [{"way": name, "seed": seed} for name in WAYS], cost)
 
 

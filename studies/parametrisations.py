@@ -2,8 +2,9 @@
 
     python -m studies.parametrisations
 
-Seven pairs of an outer and an inner structure, three seeds each, consistency with the exact teacher. One thread,
-about five minutes; results are kept in studies/parametrisations.json as they come.
+Seven pairs of an outer and an inner structure, three seeds each, consistency with the exact teacher. And 500 steps of the
+boundary condition left to be learned, with penalties of several weights, and built in. One thread, about seven minutes;
+results are kept in studies/parametrisations.json as they come.
 """
 
 from functools import cache
@@ -14,6 +15,8 @@ from torch import Tensor
 
 import ctm
 from ctm import parametrisations
+from ctm.losses import Draw, Models
+from ctm.losses.objective import as_term
 from ctm.parametrisations import Parametrised
 from studies.harness import run
 
@@ -35,6 +38,18 @@ SHORT = [(t, 0.9 * t) for t in LEVELS[:-1]]  # jumps of a tenth of the noise lev
 JUMPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # of which a path from sigma_max to sigma_min is composed
 WORLD = ctm.data.ring()
 POINTS = 1000
+BOUNDARY_STEPS = 500
+LENGTHS = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)  # of jumps from t = 2, over t
+# name of the form: is the condition built in? weight of a penalty; units of the loss of the other form?
+FORMS = {
+    "free": (False, 0.0, False),
+    "penalty 1": (False, 1.0, False),
+    "penalty 10": (False, 10.0, False),
+    "penalty 100": (False, 100.0, False),
+    "built in": (True, 0.0, False),
+    "free, units of built in": (False, 0.0, True),
+    "built in, units of free": (True, 0.0, True),
+}
 
 
 @cache
@@ -85,6 +100,49 @@ def train(outer: str, inner: str, seed: int, steps: int = STEPS) -> Parametrised
     return model
 
 
+def free(model: ctm.CTM, t: Tensor, s: Tensor) -> tuple[float, Tensor]:
+    """The outer structure G = r_s F, which keeps nothing of x."""
+    return 0.0, (s**2 + model.sigma_data**2).sqrt()
+
+
+def penalty(models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
+    """Mean square of G(x_t, t, t) - x_t, in units of r_t."""
+    x0, _ = draw()
+    t = ctm.noise.rho_times(len(x0), models.student, rng)[:, None]
+    xt = ctm.noise.noised(x0, t, rng)
+    miss = models.student.jump(xt, t, t) - xt
+    return (miss / (t**2 + WORLD.sigma_data**2).sqrt()).square().mean()
+
+
+def boundary_model(form: str, seed: int) -> Parametrised:
+    """An untrained model of one of the FORMS."""
+    within, _, exchanged = FORMS[form]
+    structures = (parametrisations.euler, parametrisations.edm), (free, parametrisations.no_inner)
+    network = ctm.networks.MLP(2, gain=8.0, seed=seed)
+    model = Parametrised(network, WORLD.sigma_data, *structures[not within])
+    if exchanged:
+        other = Parametrised(network, WORLD.sigma_data, *structures[within])
+        model.output_scale = other.output_scale  # type: ignore[method-assign]
+    return model
+
+
+@torch.no_grad()
+def paths(model: ctm.CTM) -> dict[str, list[float | None]]:
+    """Errors of 1, 2, ... 128 jumps composed, and of single jumps of several lengths from t = 2."""
+    lands = [(2.0, 2.0 * (1 - eta)) for eta in LENGTHS]
+    return {
+        "composed": [compose(model, n) for n in JUMPS[:-1]],
+        "by_length": [relative(model.G(truth(t, s)[0], t, s) - truth(t, s)[1]) for t, s in lands],
+    }
+
+
+def boundary(variant: str, seed: int) -> dict[str, list[float | None]]:
+    model, (_, weight, _) = boundary_model(variant, seed), FORMS[variant]
+    loss = ctm.Consistency(WORLD)
+    ctm.train(model, WORLD, loss + weight * as_term(penalty) if weight else loss, BOUNDARY_STEPS, seed)
+    return paths(model)
+
+
 def measure(outer: str, inner: str, seed: int) -> dict[str, list[float | None]]:
     return figures(train(outer, inner, seed))
 
@@ -92,6 +150,7 @@ def measure(outer: str, inner: str, seed: int) -> dict[str, list[float | None]]:
 def main() -> None:
     jobs = [{"outer": outer, "inner": inner, "seed": seed} for seed in SEEDS for outer, inner in VARIANTS]
     run(RESULTS, jobs, measure)
+    run(RESULTS, [{"variant": form, "seed": seed} for seed in SEEDS for form in FORMS], boundary)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 One factor at a time from the default, 2,000 steps on the ring with the exact teacher; the default at 250 to 8,000 steps;
 learning curves with an exact teacher, a learned one and none; some of the factors again, with as many steps as take the
-default's time; a learned teacher's student from three sets of first weights. Three seeds each. One thread, about half an
-hour; results are kept in studies/training.json as they come.
+default's time; a learned teacher's student from three sets of first weights; higher peaks of the rate. Three seeds each.
+One thread, about half an hour; results are kept in studies/training.json as they come.
 """
 
 import copy
@@ -55,6 +55,9 @@ BUDGETS = (250, 500, 1000, 2000, 4000, 8000)
 CURVE_STEPS = 4000
 # variant: steps that take about as long as 1,000 of the default, by the seconds of the rows at equal steps
 EQUAL_TIME = {"batch 80": 1600, "width 48": 1450, "width 160": 700}
+# the same for the time of 2,000
+TWICE_THE_TIME = {"batch 80": 3200}
+PEAKS = (0.032, 0.064)  # of the learning rate, above those of the variants
 STARTS = ("random", "copy", "Euler")
 START_STEPS = 500
 
@@ -70,6 +73,23 @@ def measure(variant: str, seed: int, steps: int) -> dict[str, Any]:
         "error": round(flow_map_error(student, WORLD), 5),
         "table_error": round(float(table.nanmean()), 5),
         "seconds": round(seconds, 1),
+    }
+
+
+def peak(lr: float, seed: int) -> dict[str, Any]:
+    """Errors of a higher peak of the rate, and the mean loss of every 100 steps."""
+    student, means, part = regimes.model(WORLD, seed), list[float](), list[float]()
+    state = State(student, WORLD, ctm.Consistency(WORLD), STEPS, seed, lr=lr)
+    for done, loss in training_steps(state):
+        part.append(loss)
+        if done % 100 == 0:
+            means.append(round(sum(part) / 100, 6))
+            part.clear()
+    model = state.models.average
+    return {
+        "error": round(flow_map_error(model, WORLD), 5),
+        "table_error": round(float(error_table(model, WORLD, LEVELS, n=1000).nanmean()), 5),
+        "losses": means,
     }
 
 
@@ -140,6 +160,8 @@ def main() -> None:
         run(RESULTS, [{"variant": name, "seed": seed, "steps": STEPS} for name in VARIANTS], measure)
         run(RESULTS, [{"variant": "default", "seed": seed, "steps": steps} for steps in BUDGETS], measure)
         run(RESULTS, [{"variant": name, "seed": seed, "steps": steps} for name, steps in EQUAL_TIME.items()], measure)
+        run(RESULTS, [{"variant": name, "seed": seed, "steps": steps} for name, steps in TWICE_THE_TIME.items()], measure)
+        run(RESULTS, [{"lr": lr, "seed": seed} for lr in PEAKS], peak)
         run(RESULTS, [{"first": first, "seed": seed} for first in STARTS], start)
 
 

@@ -14,7 +14,7 @@ from helpers import exact_ctm
 
 import ctm
 from ctm.losses import Draw, Models
-from studies import Rows, control, digits, family, joint, load, nano, pitfalls, regimes, scaling, sixteen, teachers
+from studies import Rows, control, digits, family, joint, kinds, load, nano, pitfalls, regimes, scaling, sixteen, teachers
 
 STUDIES = Path(__file__).parents[2] / "studies"
 RESULTS = sorted(STUDIES.glob("*.json"))
@@ -42,7 +42,9 @@ def test_the_command_that_made_them_is_beside_them(path):
     assert len(rows) == len(set(rows))
 
 
-@pytest.mark.parametrize("name", ["parametrisations", "loss", "training", "adversarial", "control", "pitfalls", "your_data"])
+@pytest.mark.parametrize(
+    "name", ["parametrisations", "loss", "training", "adversarial", "control", "pitfalls", "your_data", "step"]
+)
 def test_every_variant_has_three_seeds(name):
     seeds = {}
     for row in json.loads((STUDIES / f"{name}.json").read_text(encoding="utf-8")):
@@ -66,6 +68,17 @@ def test_exact_targets_are_met_by_the_exact_denoiser():
         rng = torch.Generator().manual_seed(0)
         loss = sixteen.exact_targets(Models(student, 10), Draw(sixteen.WORLD, student, 320, rng), rng)
         assert least <= loss.item() < most
+
+
+def test_a_gradient_through_the_target_is_one_of_the_same_loss():
+    student, found = regimes.model(kinds.WORLD, 0, width=16, layers=2), []
+    for term in (ctm.Consistency, kinds.Through):
+        rng = torch.Generator().manual_seed(0)
+        loss = term(kinds.WORLD, kind="local", pool=64)(Models(student, 10), Draw(kinds.WORLD, student, 32, rng), rng)
+        found.append((loss.item(), torch.autograd.grad(loss, student.last_layer)[0]))
+    (stopped, short), (through, whole) = found
+    assert through == pytest.approx(stopped, rel=1e-5)
+    assert not torch.allclose(whole, short, rtol=0.1)
 
 
 def test_rows_are_chosen_by_their_settings():
