@@ -3,7 +3,7 @@
     python -m studies.control
 
 Three seeds each; and how completions of digits depend on the number of calls and on the class told. One thread, about
-fourteen minutes; results are kept in studies/control.json as they come.
+ten minutes; results are kept in studies/control.json as they come.
 """
 
 import functools
