@@ -6,10 +6,11 @@ Students of a teacher that takes four Euler steps, of learned teachers, two of t
 exact teacher, one of those too small and one with few updates; three seeds each. Every student is trained three ways: with
 the term; without it, three times as many updates, for about as many processor seconds; and without it, as many updates,
 which is the control for the term itself. Beside them: the term with smaller weights, with the first and the exact teacher;
-and with the first, three times the weight, or a part of it left out. Samples on the ring are judged by studies.samplers
-(sliced W1 over its noise floor, width of the modes), by the share of them within three standard deviations of a mode, and
-by the scarcest mode's share over the mean; the map by its error. One thread, about twelve minutes; results are kept in
-studies/adversarial.json as they come.
+and with the first, three times the weight, or a part of it left out, or all of them. Samples on the ring are judged by
+studies.samplers (sliced W1 over its noise floor, width of the modes), by the share of them within three standard deviations
+of a mode, and by the scarcest mode's share over the mean; the map by its error. Some runs are made once more: for their
+seconds and other jumps (measure_more), and with a look at every tenth update for what the discriminator's slope does to
+samples (measure_pull). One thread, about sixteen minutes; results are kept in studies/adversarial.json as they come.
 """
 
 import sys
@@ -20,9 +21,10 @@ from typing import Any
 import torch
 
 import ctm
-from ctm.losses import Objective
+from ctm.losses import Draw, Models, Objective
 from ctm.metrics import flow_map_error
-from ctm.samplers import noise, one_step
+from ctm.noise import karras_times
+from ctm.samplers import gamma_sampling, noise, one_step
 from ctm.solvers import euler_step
 from studies import regimes
 from studies.checkpoints import FOLDER
@@ -55,9 +57,13 @@ VARIANTS: dict[str, tuple[float, dict[str, Any]]] = {
     "no noise": (1.0, {"noise": 0.0}),
     "neither": (1.0, {"r1": 0.0, "noise": 0.0}),
     "no warm-up": (1.0, {"start": 0.0}),
+    "no aid": (1.0, {"r1": 0.0, "noise": 0.0, "start": 0.0}),
 }
 WAYS = ("with", "without, as many updates", "without")
 MORE = 3.0  # updates of "without" for one with the term
+PULLS = [("four Euler steps", variant) for variant in ("no aid", "with", "weight 3")] + [("exact", "with")]
+MORE_OF = [("four Euler steps", variant) for variant in ("without, as many updates", "with")]
+EVERY, SHOWN, DRAWS = 10, 512, 8  # of a run that is looked at: updates from look to look, samples, draws of noise for each
 HASTY = {"learned, 100 updates": 100, "learned, 300 updates": 300}  # updates of a teacher that is trained anew
 
 
@@ -119,12 +125,109 @@ def measure(setting: str, variant: str, seed: int) -> dict[str, Any]:
     return {**figures(student), "seconds": round(seconds, 1)}
 
 
+def measure_more(part: str, variant: str, seed: int) -> dict[str, Any]:
+    """The processor seconds of runs that follow each other, so that a busy minute of the machine falls on all; and what the
+    term does to other jumps: samples in two and in four calls, and the jump to the middle level 0.5."""
+    student, seconds = trained(part.removeprefix("more, "), variant, seed)
+    row = {"seconds": round(seconds, 2), "middle": round(flow_map_error(student, WORLD, s=0.5, n=1000), 4)}
+    for calls in (2, 4):
+        times = karras_times(calls, student)
+        row[f"w1_{calls}"] = judge(lambda x, _, times=times: gamma_sampling(student, x, times), "ring", 4, 0)["w1"]
+    return row
+
+
+class Watched(ctm.Adversarial):
+    """The term, which also keeps the hinge loss of each update and whether the adaptive weight was cut."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.readings: list[tuple[float, float]] = []
+
+    def learn(self, student: ctm.CTM, x0: torch.Tensor, fake: torch.Tensor, rng: torch.Generator) -> float:
+        self.hinge = super().learn(student, x0, fake, rng)
+        return self.hinge
+
+    def judge(self, student: ctm.CTM, fake: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        self.verdict = super().judge(student, fake, rng)
+        return self.verdict
+
+    def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> torch.Tensor:
+        loss = super().__call__(models, draw, rng)
+        if loss.requires_grad:
+            ratio = float(loss.detach() / self.verdict.detach())
+            self.readings.append((self.hinge, float(ratio > 0.999 * self.most)))
+        return loss
+
+
+def pull(term: ctm.Adversarial, models: Models, rng: torch.Generator) -> list[float]:
+    """What the discriminator does to samples now: the mean cosine of its slope, of one draw of the noise and of the mean of
+    some, with the way from the sample to the nearest mode, over the samples more than three standard deviations from every
+    mode; and the shares of samples and of data at which it is within the margins, ``|J| < 1``."""
+    draw = Draw(WORLD, models.student, SHOWN, rng)
+    with torch.no_grad():
+        fake, _ = term.estimates(models, draw, rng)
+    real = WORLD.sample(SHOWN, generator=rng)
+    real = real + WORLD.sigma_min * torch.randn(real.shape, generator=rng)
+    judge, _ = term.opponent(models.student, fake)
+    slopes, within = [], []
+    for _ in range(DRAWS):
+        at, tau = term.noised(models.student, fake, rng)
+        at.requires_grad_(True)
+        verdict = judge(at, tau)
+        slopes.append(torch.autograd.grad(verdict.sum(), at)[0])
+        with torch.no_grad():
+            within.append(
+                [float((J.abs() < 1).double().mean()) for J in (verdict, judge(*term.noised(models.student, real, rng)))]
+            )
+    distance, nearest = torch.cdist(fake.double(), WORLD.means).min(1)
+    way = WORLD.means[nearest] - fake
+    stray = distance > 3 * WORLD.stds[0]
+    cosine = [
+        torch.cosine_similarity(slope.double(), way)[stray].mean() for slope in (slopes[0], torch.stack(slopes).mean(0))
+    ]
+    return [*map(float, cosine), *(sum(part) / DRAWS for part in zip(*within, strict=True))]
+
+
+def measure_pull(part: str, variant: str, seed: int) -> dict[str, Any]:
+    """:func:`pull` in the mean over a run and over its halves; the hinge loss; the share of the updates in which the cap of
+    the adaptive weight held."""
+    setting = part.removeprefix("pull, ")
+    choices, width, steps = SETTINGS[setting]
+    weight, options = VARIANTS[variant]
+    jumps = ctm.Consistency(teacher(setting, seed), pool=POOL, **choices)
+    term = Watched(levels=jumps.levels, seed=seed, **options)
+    state = ctm.training.State(new_student(seed, width), WORLD, jumps + weight * term, steps, seed, batch=BATCH)
+    rng, looks = torch.Generator().manual_seed(100 + seed), []
+    for done, _ in ctm.training.training_steps(state):
+        if term.readings and done % EVERY == 0:
+            looks.append(pull(term, state.models, rng))
+    half = len(looks) // 2
+    one, drawn, samples, data = (sum(column) / len(looks) for column in zip(*looks, strict=True))
+    hinge, capped = zip(*term.readings, strict=True)
+    return {
+        "cosine": round(one, 3),
+        "cosine_mean": round(drawn, 3),
+        "cosine_early": round(sum(look[1] for look in looks[:half]) / half, 3),
+        "cosine_late": round(sum(look[1] for look in looks[half:]) / (len(looks) - half), 3),
+        "within_samples": round(samples, 3),
+        "within_data": round(data, 3),
+        "hinge": round(sorted(hinge)[len(hinge) // 2], 3),
+        "hinge_first": round(sum(hinge[:10]) / 10, 3),
+        "hinge_last": round(sum(hinge[-50:]) / 50, 3),
+        "capped": round(sum(capped) / len(capped), 3),
+    }
+
+
 def main() -> None:
-    for seed in map(int, sys.argv[1:] or SEEDS):
+    seeds = [int(seed) for seed in sys.argv[1:]] or SEEDS
+    for seed in seeds:
         pairs = [(setting, variant) for setting in SETTINGS for variant in WAYS]
         pairs += [("four Euler steps", variant) for variant in VARIANTS]
         pairs += [("exact", variant) for variant in ("weight 0.3", "weight 0.1")]
         run(RESULTS, [{"setting": s, "variant": v, "seed": seed} for s, v in pairs], measure)
+    for seed in seeds:
+        run(RESULTS, [{"part": f"pull, {s}", "variant": v, "seed": seed} for s, v in PULLS], measure_pull)
+        run(RESULTS, [{"part": f"more, {s}", "variant": v, "seed": seed} for s, v in MORE_OF], measure_more)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python -m studies.control
 
-Three seeds each. One thread, about ten minutes; results are kept in studies/control.json as they come.
+Three seeds each; and how completions of digits depend on the number of calls and on the class told. One thread, about
+ten minutes; results are kept in studies/control.json as they come.
 """
 
 import functools
@@ -13,12 +14,13 @@ from typing import Any
 import torch
 
 import ctm
-from ctm.editing import LinearConstraint, constrained_sampling
+from ctm.editing import LinearConstraint, constrained_sampling, inpainting, superresolution
 from ctm.metrics import wasserstein
 from ctm.noise import karras_times
 from ctm.oracle import integrate
 from ctm.samplers import heun, one_step
 from studies import regimes
+from studies.checkpoints import FOLDER
 from studies.harness import run
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -32,6 +34,10 @@ DROPS = (0.0, 0.2)
 MOONS = ctm.data.two_moons()
 KNOWN = LinearConstraint([[1.0, 0.0]])  # the first coordinate is given
 GIVEN = torch.tensor([0.1])
+DIGITS = ctm.data.digits()
+LEVELS = (10.0, 4.0, 2.0, 1.0, 0.5, 0.25)  # of a completion
+TASKS = {"inpainting": inpainting(torch.arange(64).reshape(8, 8) < 32), "super-resolution": superresolution(8, 2)}
+COMPLETED = 200
 N = 3000
 CALLS = {"levels": (1, 4, 16), "rounds": (16, 64), "walk, noised": (4,), "walk, clean": (4,)}
 
@@ -204,6 +210,27 @@ def measure_line(seed: int) -> dict[str, Any]:
     return {"w1": round(distance(x), 5), "upper": round(upper(x), 4)}
 
 
+def judged(images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """The share of digits of their class, by the exact mixture, and the median distance to the nearest training image."""
+    guess = DIGITS.class_probabilities(images, 0.3).argmax(1)
+    away = torch.cdist(images.flatten(1).double(), DIGITS.means.flatten(1)).amin(1)
+    return {"right": round(float((guess == labels).double().mean()), 3), "nearest": round(float(away.median()), 3)}
+
+
+@torch.no_grad()
+def measure_completion(way: str, told: bool, calls: int, seed: int) -> dict[str, Any]:
+    """Completions of noised training images by the stored student; with one call, its samples without a constraint."""
+    model, generator = ctm.load(FOLDER / "digits.safetensors"), torch.Generator().manual_seed(seed)
+    labels = DIGITS.labels[:COMPLETED]
+    asked = model.given(labels) if told else model
+    if calls == 1:
+        x = model.sigma_max * torch.randn((COMPLETED, 8, 8), generator=generator)
+        return judged(one_step(asked, x), labels)
+    images = DIGITS.means[:COMPLETED].float()
+    y = TASKS[way].measure(images + 0.15 * torch.randn(images.shape, generator=generator))
+    return judged(constrained_sampling(asked, TASKS[way], y, LEVELS, calls // len(LEVELS), generator=generator), labels)
+
+
 def main() -> None:
     for part, measure, settings in (
         ("edit", measure_edit, [{"way": way, "calls": calls} for way in CALLS for calls in CALLS[way]]),
@@ -211,6 +238,13 @@ def main() -> None:
         ("strength", measure_strength, [{}]),
         ("labels", measure_denoiser, [{"drop": drop} for drop in DROPS]),
         ("exact", measure_exact, [{"w": w} for w in STRENGTHS]),
+        (
+            "digits",
+            measure_completion,
+            [{"way": "one step", "told": told, "calls": 1} for told in (False, True)]
+            + [{"way": way, "told": False, "calls": calls} for way in TASKS for calls in (12, 48, 192)]
+            + [{"way": way, "told": True, "calls": calls} for way in TASKS for calls in (12, 48)],
+        ),
         ("student", measure_student, [{"strengths": list(pair)} for pair in reversed(RANGES)]),
     ):
         jobs = [{"part": part, **setting, "seed": seed} for seed in SEEDS for setting in settings]
