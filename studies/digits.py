@@ -66,9 +66,9 @@ PLANS = {
         network={"width": 28},
         times=lognormal_times,
         teacher={"steps": 1500, "batch": 64, "lr": 4e-3},
-        student={"steps": 2000, "batch": 64, "lr": 2e-3},
-        consistency={"pool": 1024, "levels": 16, "reuse": 32},
-        adversarial={"start": 0.75, "noise": 0.5, "r1": 0.05, "lr": 5e-4},
+        student={"steps": 1800, "batch": 64, "lr": 2e-3},
+        consistency={"pool": 1024, "levels": 9, "reuse": 8},
+        adversarial={"start": 0.7, "noise": 0.5, "r1": 0.05, "lr": 5e-4},
         strengths=(1.0, 3.0),
         w=1.0,
         curve=898,
@@ -264,8 +264,8 @@ def make(size: int) -> None:
         write(size, "teacher", teacher, plan.teacher["steps"], spent, measure(size, "teacher", teacher, judge))
     teacher = teacher.requires_grad_(False)
     student = student_of(teacher)
-    features = Depths(Classifier.trained(train, seed=SEED + 1), train.rows[:1000]) if size == 28 else None
-    term: Term = ctm.Consistency(ctm.GuidedModel(teacher), features=features, **plan.consistency)
+    seen = Depths(Classifier.trained(train, seed=SEED + 1), train.rows[:1000])  # not the classifier that judges
+    term: Term = ctm.Consistency(ctm.GuidedModel(teacher), features=seen, **plan.consistency)
     if plan.adversarial:
         term = term + 0.5 * ctm.Adversarial(**plan.adversarial)
     spent = stage(size, "student", student, Guided(train, plan.strengths, 0.1, plan.w), term, judge)
