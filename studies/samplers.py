@@ -30,8 +30,14 @@ CALLS = (1, 2, 4, 8, 16)
 GAMMAS = (0.0, 0.5, 1.0)
 MODELS = ("ring_quick", "ring_exact", "ring_cm", "ring_learned", "ring_scratch")
 SIZES = (0.02, 0.1)
-WORLDS = {"ring": ctm.data.ring(), "pair": ctm.data.two_gaussians()}
-POINTS = {"ring": 10_000, "pair": 20_000}
+FOUR = math.sqrt(0.5) * torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]], dtype=torch.float64)
+WORLDS = {
+    "ring": ctm.data.ring(),
+    "pair": ctm.data.two_gaussians(),
+    "two_moons": ctm.data.two_moons(),
+    "four_modes": ctm.data.GaussianMixture(FOUR * 0.68, 0.137),  # as far from each other as 7 of their own widths
+}
+POINTS = {"ring": 10_000, "pair": 20_000, "two_moons": 10_000, "four_modes": 10_000}
 Error = Callable[[Tensor, float, float, Tensor], Tensor]  # of x, t, s and the exact G(x, t, s)
 
 
@@ -146,7 +152,7 @@ def judge(sampler: Callable[[Tensor, torch.Generator], Tensor], world: str, draw
     found, widths = [], []
     for _ in range(draws):
         start = noise(model, measured.points, model.shape, generator=generator)
-        x = sampler(start if world == "ring" else start.double(), generator)
+        x = sampler(start.double() if world == "pair" else start, generator)
         found.append(measured.distances(x))
         widths.append(measured.width(x))
     row: dict[str, float] = {}
