@@ -70,7 +70,7 @@ PLANS = {
         consistency={"pool": 1024, "levels": 9, "reuse": 8},
         adversarial={"start": 0.7, "noise": 0.5, "r1": 0.05, "lr": 5e-4},
         strengths=(1.0, 3.0),
-        w=1.0,
+        w=1.2,
         curve=898,
         drawn=898,
     ),
