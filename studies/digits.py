@@ -54,7 +54,7 @@ class Plan:
     consistency: dict[str, Any]
     adversarial: dict[str, Any]  # of a term with half of the adaptive weight; none if empty
     strengths: tuple[float, float]  # of guidance
-    w: float  # of these, the one at which samples are judged; half of the student's pairs have it
+    w: float  # of these, the one that half of the student's pairs have, and at which the curve is judged
     curve: int  # images drawn at each point of the training curve
     drawn: int  # and for the figures at the end
 
@@ -70,7 +70,7 @@ PLANS = {
         consistency={"pool": 1024, "levels": 9, "reuse": 8},
         adversarial={"start": 0.7, "noise": 0.5, "r1": 0.05, "lr": 5e-4},
         strengths=(1.0, 3.0),
-        w=1.2,
+        w=1.0,
         curve=898,
         drawn=898,
     ),
@@ -277,7 +277,8 @@ def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any
     labels = labels_for(PLANS[size].drawn)
     plan, solver = PLANS[size], name == "teacher"
     ways = [(k, solver, plan.w) for k in ((HEUN,) if solver else (1, 2, 4))]
-    ways += [(ways[0][0], solver, w) for w in ((1.0,) if solver else (1.0, plan.strengths[1])) if w != plan.w]
+    others = (1.0, 1.2) if solver else (1.0, 1.2, plan.strengths[1])
+    ways += [(ways[0][0], solver, w) for w in others if w != plan.w]
     rows = []
     for steps, solver, w in ways:
         started = time.process_time()
