@@ -118,8 +118,8 @@ class Depths(nn.Module):
     """What a classifier sees of an image at three depths, each channel in units of its
     standard deviation over data: for :class:`ctm.losses.Consistency`.
 
-    The distance of two images in such features is large where the eye sees another shape,
-    and small for a stroke moved by half a pixel (Zhang et al. 2018, with deeper networks).
+    In features of deeper networks the distance of two images agrees better with what people
+    call alike than the distance of their pixels does (Zhang et al. 2018).
 
     Args:
         classifier: a trained one.
