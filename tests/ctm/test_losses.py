@@ -81,6 +81,10 @@ def test_features_of_the_clean_points_alone_are_compared():
     x0 = whole.xt[:3]
     plain = Consistency(ctm.data.ring(), pool=64, levels=8)
     assert term.probe(student, x0, None)[:3] == plain.probe(student, x0, None)
+    given, bare = (
+        one(Models(model(1), 10), Draw(ctm.data.ring(), model(1), 32, generator(1)), generator(1)) for one in (term, plain)
+    )
+    assert given > bare + 1e-3  # the same pairs: the term hands its features on
     assert term.probe(student, x0, None)[3:] == pytest.approx([*x0[:, 0].tolist(), *x0[:, 1].tolist()])
 
 
