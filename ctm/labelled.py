@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ctm._checks import check_number
 from ctm.flow_map import FlowMap, Time
-from ctm.mixture import GaussianMixture, Rng, ends, moved, numbers
+from ctm.mixture import GaussianMixture, Rng, ends, moved, numbers, shares
 
 NO_LABEL = -1
 """The label of a sample that may belong to any class."""
@@ -67,9 +67,7 @@ class LabelledMixture(GaussianMixture):
         what the best classifier of noised points would say."""
         members = torch.nn.functional.one_hot(self.labels, self.classes).to(torch.float64)
         chunks = self._chunks(*self._flat(x, t))
-        return torch.cat(
-            [self._log_terms(*part)[0].softmax(1) @ members for part in chunks]
-        )
+        return torch.cat([shares(self._log_terms(*part)[0]) @ members for part in chunks])
 
     def given(self, condition: Condition, w: float | Tensor | None = None) -> GuidedMixture:
         r"""The world of a class with classifier-free guidance of strength ``w``: 1 (or
@@ -88,8 +86,8 @@ class LabelledMixture(GaussianMixture):
         for x, t, c, strength in self._chunks(flat, time, label, w):
             log_terms, variance = self._log_terms(x, t)
             foreign = (c != self.labels) & (c != NO_LABEL)
-            own = log_terms.masked_fill(foreign, -torch.inf).softmax(1)
-            share = (1 - strength) * log_terms.softmax(1) + strength * own
+            own = shares(log_terms.masked_fill(foreign, -torch.inf))
+            share = (1 - strength) * shares(log_terms) + strength * own
             parts.append(self._pull(share, variance, x))
         return torch.cat(parts)
 

@@ -18,6 +18,7 @@ from ctm.oracle import integrate
 
 CHUNK = 2**17  # numbers in the largest table at once: 1 MB in float64, a core's cache
 WIDE = 1e5  # spread over smallest std from which distances by a matrix product lose digits
+FEW = 32  # components up to which softmax is quicker down the columns, on processors
 Rng = torch.Generator | None
 Held = TypeVar("Held")
 
@@ -185,8 +186,8 @@ class GaussianMixture(FlowMap):
         if self._wide:
             terms = (flat[:, None] - self._mu).square().sum(2)
         else:  # |x - mu|^2 by a matrix product
-            lengths = flat.square().sum(1, keepdim=True)
-            joined = torch.cat([flat, lengths], 1)
+            lengths = flat.square() @ torch.ones_like(flat[0])  # summing short rows is slow
+            joined = torch.cat([flat, lengths[:, None]], 1)
             terms = torch.addmm(self._mu_squared, joined, self._pairing)
         terms *= -0.5 / variance  # in place: a new table would cost more than the product
         terms -= 0.5 * flat.shape[1] * torch.log(2 * torch.pi * variance)
@@ -198,7 +199,7 @@ class GaussianMixture(FlowMap):
         done = 0
         for xs, ts in self._chunks(flat, time):
             log_terms, variance = self._log_terms(xs, ts)
-            result[done : done + len(xs)] = self._pull(log_terms.softmax(1), variance, xs)
+            result[done : done + len(xs)] = self._pull(shares(log_terms), variance, xs)
             done += len(xs)
         return result
 
@@ -210,6 +211,13 @@ class GaussianMixture(FlowMap):
             return (share @ self._mu - x) / variance
         pull = share / variance
         return pull @ self._mu - pull.sum(1, keepdim=True) * x
+
+
+def shares(log_terms: Tensor) -> Tensor:
+    r""":math:`r_k = e^{l_k} / \sum_j e^{l_j}` over the components, for ``(n, k)``."""
+    if log_terms.shape[1] > FEW:
+        return log_terms.softmax(1)
+    return log_terms.T.softmax(0).T
 
 
 def plain_denoiser(

@@ -149,9 +149,10 @@ class CTM(nn.Module, FlowMap):
         skip, scale = self.scalings(t)
         kept = skip * z  # first: gradients at x are then added up in the old order
         inputs = c_in(t, self.sigma_data) * z
-        tau_t, tau_s = (c_noise(time).flatten().expand(len(x)) for time in (t, s))
+        tau_t, tau_s = (c_noise(time).flatten() for time in (t, s))
         if not isinstance(self.network, networks.Timed):  # those see to this themselves
             inputs = inputs.to(self.dtype)
+            tau_t, tau_s = tau_t.expand(len(x)), tau_s.expand(len(x))
             # in float32 at least: half precision cannot tell neighbouring levels apart
             fine = torch.promote_types(self.dtype, torch.float32)
             tau_t, tau_s = tau_t.to(fine), tau_s.to(fine)

@@ -80,8 +80,10 @@ def consistency_loss(
         with torch.no_grad():
             goal = target.jump(goal, s, end)
     loss = ((estimate - goal) / student.output_scale(t, s)).square().mean()
+    if features is None:
+        return loss
     clean = (s < student.sigma_min * (1 + 1e-6)).flatten()  # rounded to float32 or not
-    if features is None or not bool(clean.any()):
+    if not bool(clean.any()):
         return loss
     seen = zip(features(estimate[clean]), features(goal[clean]), strict=True)
     return loss + clean.float().mean() * sum((a - b).square().mean() for a, b in seen)

@@ -73,8 +73,9 @@ def draw_levels(
     )
     t = torch.where(use_noise < from_noise, 0, _index(pick_t, 0, levels - 1))
     s = torch.where(use_data < to_data, levels, _index(pick_s, t + 1, levels))
-    u = {"local": t + 1, "soft": _index(pick_u, t + 1, s), "global": s}[kind]
-    return Levels(t, u, s)
+    if kind == "soft":
+        return Levels(t, _index(pick_u, t + 1, s), s)
+    return Levels(t, t + 1 if kind == "local" else s, s)
 
 
 def _index(pick: Tensor, low: int | Tensor, high: int | Tensor) -> Tensor:
@@ -172,7 +173,8 @@ class Trajectories:
 
     def at(self, row: Tensor, levels: Levels) -> Pairs:
         """Two points each of the trajectories ``row``, shape ``(n,)``."""
-        levels = Levels(*(k.to(row.device) for k in levels))
-        xt, xu = self.points[row, levels.t], self.points[row, levels.u]
-        t, u, s = (as_column(self.times[row, k], xt) for k in levels)
+        points, times = self.points.flatten(0, 1), self.times.flatten()
+        at = [row * self.times.shape[1] + k.to(row.device) for k in levels]
+        xt, xu = (points.index_select(0, place) for place in at[:2])
+        t, u, s = (as_column(times.index_select(0, place), xt) for place in at)
         return Pairs(xt, t, xu, u, s)

@@ -185,15 +185,16 @@ class ImageNetwork(Timed):
     def forward(
         self, x: Tensor, tau_t: Tensor, tau_s: Tensor, condition: Tensor | None = None
     ) -> Tensor:
-        """``x``: ``(n, *shape)``; ``tau_t``, ``tau_s``: ``(n,)``; ``condition``: ``(n or 1,
-        conditions)``, zeros if None. Returns the shape of ``x``, in the weights' dtype;
-        raises ValueError where ``x`` or ``condition`` has another shape."""
+        """``x``: ``(n, *shape)``; ``tau_t``, ``tau_s``: ``(n or 1,)``; ``condition``: ``(n
+        or 1, conditions)``, zeros if None. Returns the shape of ``x``, in the weights'
+        dtype; raises ValueError where ``x`` or ``condition`` has another shape."""
         if tuple(x.shape[1:]) != self.shape:
             wanted = ", ".join(map(str, self.shape))
             raise ValueError(f"x must have shape (n, {wanted}), got {tuple(x.shape)}")
         images = x.reshape(len(x), *self.image).to(self.leave.weight.dtype)
         phi_t, phi_s = (
-            self.time_features(tau[:, None]).to(images) for tau in (tau_t, tau_s)
+            self.time_features(tau[:, None]).to(images).expand(len(x), -1)
+            for tau in (tau_t, tau_s)
         )
         embedding = self.embedding(phi_t, phi_s, self.table(condition, images))
         return self.transform(images, embedding).reshape(x.shape)

@@ -70,17 +70,18 @@ class MLP(Timed):
     def forward(
         self, x: Tensor, tau_t: Tensor, tau_s: Tensor, condition: Tensor | None = None
     ) -> Tensor:
-        """``x``: ``(n, *shape)``; ``tau_t``, ``tau_s``: ``(n,)``; ``condition``: ``(n or 1,
-        conditions)``, zeros if None. Returns the shape of ``x``, in the weights' dtype;
-        raises ValueError where ``x`` or ``condition`` has another shape."""
+        """``x``: ``(n, *shape)``; ``tau_t``, ``tau_s``: ``(n or 1,)``; ``condition``: ``(n
+        or 1, conditions)``, zeros if None. Returns the shape of ``x``, in the weights'
+        dtype; raises ValueError where ``x`` or ``condition`` has another shape."""
         last: nn.Linear = self.body[-1]  # type: ignore[assignment]
         flat = x.reshape(len(x), -1).to(last.weight.dtype)
         if flat.shape[1] != self.dim:
             raise ValueError(
                 f"x must have {self.dim} numbers per sample, got {tuple(x.shape)}"
             )
-        times = self.time_features(torch.stack([tau_t, tau_s], 1))
-        inputs = [self.gain * flat, times.to(flat.dtype)]
+        times = torch.stack(torch.broadcast_tensors(tau_t, tau_s), 1)
+        features = self.time_features(times).to(flat.dtype).expand(len(flat), -1)
+        inputs = [self.gain * flat, features]
         if self.conditions or condition is not None:
             inputs.append(self.table(condition, flat))
         return self.body(torch.cat(inputs, 1)).reshape(x.shape)

@@ -113,7 +113,9 @@ class State:
             FloatingPointError: the loss is not finite.
         """
         loss = self.loss()
-        self.optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            for weight in group["params"]:
+                weight.grad = None
         loss.backward()
         self.update()
         return loss.item()

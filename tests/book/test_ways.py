@@ -27,6 +27,13 @@ def prose(name):
     return re.sub(r"^:[\w-]+:.*$", "", text, flags=re.M)  # :class: and the like
 
 
+def questions_of(name):
+    """The section of a page with more questions, up to the quiz."""
+    page = ROOT / f"book/{name}.md"
+    text = page.read_text(encoding="utf-8") if page.exists() else prose(name)
+    return text.partition("\n## More questions\n")[2].partition("```{include} quiz/")[0]
+
+
 def html(name):
     return (HTML / f"book/{name}.html").read_text(encoding="utf-8")
 
@@ -36,7 +43,9 @@ def test_a_chapter_says_how_long_it_takes_and_how_hard_it_is(name):
     (badges,) = re.findall(r'<ul class="badges".*?</ul>', html(name), flags=re.S)
     read, run, level = re.findall(r"<li>(.*?)</li>", badges)
     assert re.fullmatch(r"\d+ min to read, exercises \d+ min", read)
-    main, _, exercises = prose(name).partition("## Exercises")
+    main, _, rest = prose(name).partition("## Exercises")
+    exercises, _, questions = rest.partition("## More questions")
+    exercises += questions[questions.index("```{include} quiz/") :]
     for part, minutes in zip((main, exercises), map(int, re.findall(r"\d+", read)), strict=True):
         assert minutes % 5 == 0
         assert minutes <= 25
@@ -44,6 +53,18 @@ def test_a_chapter_says_how_long_it_takes_and_how_hard_it_is(name):
     assert run.startswith("runs in about ")
     assert run.removeprefix("runs in ") in html(name).partition(badges)[2]
     assert level in ("first steps", "core", "in depth")
+
+
+@pytest.mark.parametrize("name", [*CHAPTERS, "nano", "official_code"])
+def test_questions_that_readers_ask_are_answered_in_a_few_sentences(name):
+    asked = re.findall(r"^(`{3,})\{dropdown\} (.+)\n(.*?)^\1$", questions_of(name), flags=re.M | re.S)
+    assert len(asked) >= 12
+    assert len({question for _, question, _ in asked}) == len(asked)
+    for _, question, answer in asked:
+        assert question.endswith("?"), question
+        assert 20 <= len(answer.split()) <= 170, question
+    section = html(name).partition('id="more-questions"')[2].partition("</section>")[0]
+    assert section.count("<details") == len(asked)
 
 
 @pytest.mark.parametrize("place", range(1, len(CONTENTS)))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import generator, noised
-from scipy import integrate, optimize, stats
+from scipy import integrate, optimize, special, stats
 
 import ctm
+from ctm.mixture import shares
 
 WORLD_NAMES = sorted(ctm.data.WORLDS)
 
@@ -16,6 +17,13 @@ WORLD_NAMES = sorted(ctm.data.WORLDS)
 @pytest.fixture(params=["ring", "two_moons", "uneven_two_gaussians", "pinwheel"])
 def world(request):
     return ctm.data.WORLDS[request.param]()
+
+
+@pytest.mark.parametrize("components", [1, 2, 8, 32, 33, 500])
+def test_shares_are_scipys_softmax(components):
+    terms = 30 * torch.randn(200, components, generator=generator(0), dtype=torch.float64)
+    terms[0] -= 1e5  # far from all components
+    assert np.allclose(shares(terms), special.softmax(terms.numpy(), axis=1), rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize("t", [0.0, 0.05, 0.7, 9.0])

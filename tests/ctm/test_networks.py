@@ -329,6 +329,17 @@ def test_the_condition_is_seen_and_its_shape_checked(name):
         ALL[name]()(x, tau_t, tau_s, table)
 
 
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("conditions", [0, 3])
+def test_a_time_told_once_holds_for_all_points(name, conditions):
+    network = shaken(ALL[name](conditions=conditions))
+    x, tau_t, tau_s = inputs(network)
+    known = network(x, tau_t[:1].expand(4), tau_s[:1].expand(4))
+    assert torch.equal(network(x, tau_t[:1], tau_s[:1]), known)
+    assert torch.equal(network(x, tau_t[:1], tau_s[:1].expand(4)), known)
+    assert not torch.allclose(network(x, tau_t[:1], tau_s), known)
+
+
 def test_a_wrong_shape_is_named_beside_the_right_one():
     tau = torch.zeros(2)
     with pytest.raises(ValueError, match=r"x must have shape \(n, 1, 8, 8\), got \(2, 8, 8\)"):
