@@ -57,7 +57,7 @@ def test_a_chapter_says_how_long_it_takes_and_how_hard_it_is(name):
 
 @pytest.mark.parametrize("name", [*CHAPTERS, "nano", "official_code"])
 def test_questions_that_readers_ask_are_answered_in_a_few_sentences(name):
-    asked = re.findall(r"^(`{3,})\{dropdown\} (.+)\n(.*?)^\1$", questions_of(name), flags=re.M | re.S)
+    asked = re.findall(r"^(`{3,})\{dropdown\} ([^\n]+)\n(.*?)^\1$", questions_of(name), flags=re.M | re.S)
     assert len(asked) >= 12
     assert len({question for _, question, _ in asked}) == len(asked)
     for _, question, answer in asked:
