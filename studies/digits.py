@@ -1,12 +1,13 @@
 """Digits in one step: a class-conditional denoiser, then a CTM that starts from it, on images of 8 x 8 and 28 x 28 pixels.
 The students are trained with an adversarial term in the last part of their updates.
 
-    python -m studies.digits [8] [28]
+    python -m studies.digits [8] [28] [controls]
 
-One thread, some minutes for the small ones and two hours for the large; PLANS says how many steps. Training goes on from its
-own files in _build when it is started again, and more steps prolong it. Figures over the time of training, and at its end,
-are kept in studies/digits.json; the models of 28 x 28 pixels go to book/checkpoints, each with its card. A teacher that lies
-there is not trained again, nor is the classifier that judges (studies/digits_judge.safetensors): take the file away first.
+One thread: some minutes for the small ones, two hours for the large, half an hour for the controls, which are small students
+with parts of the loss left out; PLANS says how many steps. Training goes on from its own files in _build when it is started
+again, and more steps prolong it. Figures over the time of training, and at its end, are kept in studies/digits.json; the
+models of 28 x 28 pixels go to book/checkpoints, each with its card. A teacher that lies there is judged and not trained
+again, nor is the classifier that judges (studies/digits_judge.safetensors): take the file away first.
 """
 
 import json
@@ -14,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
@@ -31,7 +34,7 @@ from ctm.metrics import precision_recall
 from ctm.models import student_of
 from ctm.noise import DrawTimes, image_times, karras_times, lognormal_times
 from ctm.samplers import gamma_sampling, heun
-from studies.harness import keep
+from studies.harness import keep, run_parts
 
 RESULTS = Path(__file__).with_suffix(".json")
 FOLDER = Path(__file__).parents[1] / "book/checkpoints"
@@ -227,7 +230,7 @@ def labels_for(n: int, classes: int = 10) -> Tensor:
 def note(**row: Any) -> None:
     """Keep a row in place of one with the same size, stage and step, or settings."""
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    names = ("size", "stage", "step", "steps", "how", "w", "real")
+    names = ("size", "stage", "step", "steps", "how", "w", "real", "features", "adversarial", "seed")
     key = {name: row.get(name) for name in names}
     rows = [old for old in rows if {name: old.get(name) for name in names} != key]
     keep(RESULTS, [*rows, row])
@@ -275,6 +278,7 @@ def make(size: int) -> None:
     stored = FOLDER / f"digits_{size}_teacher.safetensors"
     if stored.exists():
         teacher = ctm.load(stored)
+        measure(size, "teacher", teacher, judge)
     else:
         teacher = new_model(size, train)
         data = ctm.Guided(train, plan.strengths, drop=0.1)
@@ -282,12 +286,39 @@ def make(size: int) -> None:
         write(size, "teacher", teacher, plan.teacher["steps"], spent, measure(size, "teacher", teacher, judge))
     teacher = teacher.requires_grad_(False)
     student = student_of(teacher)
-    seen = Depths(Classifier.trained(train, seed=SEED + 1), train.rows[:1000])  # not the classifier that judges
-    term: Term = ctm.Consistency(ctm.GuidedModel(teacher), features=seen, **plan.consistency)
-    if plan.adversarial:
-        term = term + 0.5 * ctm.Adversarial(**plan.adversarial)
-    spent = stage(size, "student", student, Guided(train, plan.strengths, 0.1, plan.w), term, judge)
+    spent = stage(size, "student", student, Guided(train, plan.strengths, 0.1, plan.w), loss(size, teacher, train), judge)
     write(size, "student", student, plan.student["steps"], spent, measure(size, "student", student, judge))
+
+
+def loss(size: int, teacher: ctm.CTM, train: Points, features: bool = True, adversarial: bool = True) -> Term:
+    """The student's loss, with or without its two additions."""
+    plan = PLANS[size]
+    seen = Depths(Classifier.trained(train, seed=SEED + 1), train.rows[:1000])  # not the classifier that judges
+    term: Term = ctm.Consistency(ctm.GuidedModel(teacher), features=seen if features else None, **plan.consistency)
+    return term + 0.5 * ctm.Adversarial(**plan.adversarial) if adversarial else term
+
+
+def controls() -> None:
+    """Students of the small teacher without features, without the adversarial term, without both; two seeds each."""
+    plan = PLANS[8]
+    train, test = halves(8)
+    judge = Judge(train, test)
+    teacher = new_model(8, train)
+    path = STATES / "digits_8_teacher.safetensors"  # of the part 8, which comes first
+    data = ctm.Guided(train, plan.strengths, drop=0.1)
+    watched = Watched(ctm.Denoising(times=plan.times), plan.teacher["steps"], lambda *_: None)  # as its state was kept
+    ctm.train(teacher, data, watched, seed=SEED, checkpoint=path, **plan.teacher)
+    teacher.requires_grad_(False)
+    labels = labels_for(plan.drawn)
+    for seed, features, adversarial in product((0, 1), (True, False), (True, False)):
+        student = student_of(teacher)
+        term = loss(8, teacher, train, features, adversarial)
+        told = {"features": features, "adversarial": adversarial, "seed": seed}
+        ctm.train(student, Guided(train, plan.strengths, 0.1, plan.w), term, seed=seed, **plan.student)
+        for w in (1.0, 1.2):
+            found = [judge(draw(student, labels, 1, w=w, seed=number), labels) for number in DRAWS]
+            row = {key: round(mean(one[key] for one in found), 4) for key in found[0]}
+            note(size=8, how="control", w=w, **told, **row, each=[one["ratio"] for one in found])
 
 
 def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any]:
@@ -326,10 +357,7 @@ def write(size: int, name: str, model: ctm.CTM, steps: int, seconds: float, figu
 
 def main() -> None:
     torch.set_num_threads(1)
-    for size in map(int, sys.argv[1:] or PLANS):
-        if size not in PLANS:
-            raise SystemExit(f"size must be one of {list(PLANS)}, got {size}")
-        make(size)
+    run_parts({"8": partial(make, 8), "28": partial(make, 28), "controls": controls})
 
 
 if __name__ == "__main__":
