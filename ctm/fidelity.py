@@ -119,9 +119,7 @@ class Depths(nn.Module):
     standard deviation over data: for :class:`ctm.losses.Consistency`.
 
     In features of deeper networks the distance of two images agrees better with what people
-    call alike than the distance of their pixels does (Zhang et al. 2018). Pixels are cut to
-    the range that they have in the data, as a picture file cuts them: what lies beyond
-    nobody sees.
+    call alike than the distance of their pixels does (Zhang et al. 2018).
 
     Args:
         classifier: a trained one.
@@ -133,7 +131,6 @@ class Depths(nn.Module):
         if len(check_points(x, "x")) < 2:
             raise ValueError(f"x must have two images or more, got {len(x)}")
         self.classifier = classifier
-        self.low, self.high = float(x.min()), float(x.max())
         with torch.no_grad():
             self.scales = [
                 h.transpose(0, 1).flatten(1).std(1).clamp_min(1e-3)
@@ -142,7 +139,6 @@ class Depths(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images ``(n, *shape)`` to three tensors, each with n rows."""
-        x = x.clamp(self.low, self.high)
         seen = zip(self.classifier.depths(x), self.scales, strict=True)
         return [h / scale.to(h).view(-1, *[1] * (h.ndim - 2)) for h, scale in seen]
 

@@ -145,8 +145,8 @@ class Watched(Term):
 class Judge:
     """Figures of samples: a classifier of the training half, and sets of that half as the floor.
 
-    Samples are cut to the range of the training images, as a picture file cuts them. ``pixels`` is the ratio in the 64
-    principal components of the training images, which no network chose.
+    ``cut`` is the ratio after samples are cut to the range of the training images, as a picture file cuts them. ``pixels``
+    is that in the 64 principal components of the training images, which no network chose.
     """
 
     def __init__(self, train: Points, test: Points, classifier: Classifier | None = None) -> None:
@@ -166,6 +166,7 @@ class Judge:
         precision, recall = map(mean, zip(*found, strict=True))
         return {
             "ratio": 1.0,
+            "cut": 1.0,
             "pixels": 1.0,
             "precision": round(precision, 4),
             "recall": round(recall, 4),
@@ -174,12 +175,12 @@ class Judge:
         }
 
     def __call__(self, x: Tensor, labels: Tensor) -> dict[str, float]:
-        x = x.clamp(*self.range)
-        features = self.classifier.features(x)
+        features, of_cut = (self.classifier.features(images) for images in (x, x.clamp(*self.range)))
         precision, recall = precision_recall(self.test, features)
         floor = mean([frechet_distance(part, self.test_pixels) for part in sets(self.train_pixels, len(x))])
         return {
             "ratio": round(frechet_distance(features, self.test) / self.floor[len(x)], 4),
+            "cut": round(frechet_distance(of_cut, self.test) / self.floor[len(x)], 4),
             "pixels": round(frechet_distance(x.flatten(1) @ self.axes, self.test_pixels) / floor, 4),
             "precision": round(precision, 4),
             "recall": round(recall, 4),
@@ -299,7 +300,7 @@ def loss(size: int, teacher: ctm.CTM, train: Points, features: bool = True, adve
 
 
 def controls() -> None:
-    """Students of the small teacher without features, without the adversarial term, without both; two seeds each."""
+    """Students of the small teacher with and without features and the adversarial term, two seeds of each."""
     plan = PLANS[8]
     train, test = halves(8)
     judge = Judge(train, test)
