@@ -124,13 +124,16 @@ class Depths(nn.Module):
     Args:
         classifier: a trained one.
         x: images ``(n, *shape)`` of the data, n at least 2.
+        cut: cut what is looked at to the range of ``x`` first, as a picture file does. What
+            lies beyond is not seen then and has no gradient.
     """
 
-    def __init__(self, classifier: Classifier, x: Tensor) -> None:
+    def __init__(self, classifier: Classifier, x: Tensor, cut: bool = False) -> None:
         super().__init__()
         if len(check_points(x, "x")) < 2:
             raise ValueError(f"x must have two images or more, got {len(x)}")
         self.classifier = classifier
+        self.range = (float(x.min()), float(x.max())) if cut else None
         with torch.no_grad():
             self.scales = [
                 h.transpose(0, 1).flatten(1).std(1).clamp_min(1e-3)
@@ -139,6 +142,7 @@ class Depths(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images ``(n, *shape)`` to three tensors, each with n rows."""
+        x = x.clamp(*self.range) if self.range else x
         seen = zip(self.classifier.depths(x), self.scales, strict=True)
         return [h / scale.to(h).view(-1, *[1] * (h.ndim - 2)) for h, scale in seen]
 

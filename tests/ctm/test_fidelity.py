@@ -101,5 +101,12 @@ def test_a_classifiers_depths_have_unit_variance_over_the_data():
             spread = scale[:, channel].flatten().numpy().std(ddof=1)
             assert np.allclose(h[:, channel] * spread, scale[:, channel], atol=1e-4)
             assert h[:, channel].std().item() == pytest.approx(1, rel=1e-4)
+    # cut to the data's range: what lies beyond is not seen, and has no gradient
+    beyond = torch.where(torch.rand(x.shape, generator=rng) < 0.5, x.min() - 3, x.max() + 2).requires_grad_(True)
+    cut = Depths(judge, x, cut=True)(beyond)
+    for h, known in zip(cut, Depths(judge, x)(beyond.detach().clamp(x.min(), x.max())), strict=True):
+        assert torch.equal(h, known)
+    sum(h.sum() for h in cut).backward()
+    assert not beyond.grad.any()
     with pytest.raises(ValueError, match="x must have two images or more, got 1"):
         Depths(judge, x[:1])
