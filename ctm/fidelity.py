@@ -78,7 +78,10 @@ class Classifier(nn.Module):
     @classmethod
     def trained(cls, data: Points, steps: int = 600, seed: int = 0) -> Classifier:
         """Trained on the labelled ``data``, on images moved by up to an eighth of a side:
-        ``steps`` steps of 128 by Adam, rate 2e-3 with a cosine down to 0."""
+        ``steps`` steps of 128 by Adam, rate 2e-3 with a cosine down to 0. Raises ValueError
+        where the data have none."""
+        if not data.classes:
+            raise ValueError("data must have labels, got points without")
         model = cls(data.shape, data.classes, seed)
         rng = seeded(seed)
         optimizer = torch.optim.Adam(model.parameters(), 2e-3)

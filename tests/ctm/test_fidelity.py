@@ -46,6 +46,7 @@ def test_the_frechet_distance_of_known_gaussians():
         (lambda x: frechet_distance(x.tolist(), x), TypeError, "x must be a torch.Tensor"),
         (lambda x: frechet_distance(x / 0, x), ValueError, "x must be finite"),
         (lambda x: Classifier((6, 8), 3), ValueError, r"sides divisible by 4, got \(6, 8\)"),
+        (lambda x: Classifier.trained(Points(torch.randn(9, 8, 8))), ValueError, "data must have labels"),
     ],
 )
 def test_bad_input_is_named(call, error, message):
