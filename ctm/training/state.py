@@ -115,7 +115,7 @@ class State:
         loss = self.loss()
         for group in self.optimizer.param_groups:
             for weight in group["params"]:
-                weight.grad = None
+                weight.grad = None  # as zero_grad does, without its profiler's hooks
         loss.backward()
         self.update()
         return loss.item()
