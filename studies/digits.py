@@ -156,10 +156,13 @@ class Judge:
         self.range = float(train.rows.min()), float(train.rows.max())
         self.axes = torch.linalg.eigh(train.rows.flatten(1).T.cov())[1][:, -64:]
         self.train, self.test = (self.classifier.features(half.rows) for half in (train, test))
-        self.train_pixels, self.test_pixels = (half.rows.flatten(1) @ self.axes for half in (train, test))
+        train_pixels, self.test_pixels = (half.rows.flatten(1) @ self.axes for half in (train, test))
         sizes = [n for n in (500, 1000, len(train.rows)) if n <= len(train.rows)]
         self.floors = {n: [frechet_distance(part, self.test) for part in sets(self.train, n)] for n in sizes}
         self.floor = {n: mean(found) for n, found in self.floors.items()}
+        self.pixel_floor = {
+            n: mean(frechet_distance(part, self.test_pixels) for part in sets(train_pixels, n)) for n in sizes
+        }
         self.accuracy = self.classifier.accuracy(test.rows, test.labels)
 
     def real(self, n: int) -> dict[str, Any]:
@@ -179,15 +182,21 @@ class Judge:
     def __call__(self, x: Tensor, labels: Tensor) -> dict[str, float]:
         features, of_cut = (self.classifier.features(images) for images in (x, x.clamp(*self.range)))
         precision, recall = precision_recall(self.test, features)
-        floor = mean([frechet_distance(part, self.test_pixels) for part in sets(self.train_pixels, len(x))])
         return {
             "ratio": round(frechet_distance(features, self.test) / self.floor[len(x)], 4),
             "cut": round(frechet_distance(of_cut, self.test) / self.floor[len(x)], 4),
-            "pixels": round(frechet_distance(x.flatten(1) @ self.axes, self.test_pixels) / floor, 4),
+            "pixels": round(frechet_distance(x.flatten(1) @ self.axes, self.test_pixels) / self.pixel_floor[len(x)], 4),
             "precision": round(precision, 4),
             "recall": round(recall, 4),
             "accuracy": round(self.classifier.accuracy(x, labels), 4),
         }
+
+
+def over_draws(judge: Judge, drawn: list[Tensor], labels: Tensor) -> dict[str, Any]:
+    """The mean of each figure, and the ratio of each draw."""
+    found = [judge(x, labels) for x in drawn]
+    means = {key: round(mean(one[key] for one in found), 4) for key in found[0]}
+    return {**means, "each": [one["ratio"] for one in found]}
 
 
 def sets(rows: Tensor, n: int) -> list[Tensor]:
@@ -320,9 +329,8 @@ def controls() -> None:
         told = {"features": features, "adversarial": adversarial}
         ctm.train(student, Guided(train, plan.strengths, 0.1, plan.w), term, seed=SEED, **plan.student)
         for w in (1.0, 1.2):
-            found = [judge(draw(student, labels, 1, w=w, seed=number), labels) for number in DRAWS]
-            row = {key: round(mean(one[key] for one in found), 4) for key in found[0]}
-            note(size=8, how="control", w=w, **told, **row, each=[one["ratio"] for one in found])
+            drawn = [draw(student, labels, 1, w=w, seed=number) for number in DRAWS]
+            note(size=8, how="control", w=w, **told, **over_draws(judge, drawn, labels))
 
 
 def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any]:
@@ -337,10 +345,9 @@ def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any
         started = time.process_time()
         drawn = [draw(model, labels, steps, solver=solver, w=w, seed=seed) for seed in DRAWS]
         milliseconds = 1000 * (time.process_time() - started) / (len(labels) * len(drawn))
-        found = [judge(x, labels) for x in drawn]
-        rows.append({key: round(sum(one[key] for one in found) / len(found), 4) for key in found[0]})
-        each = [one["ratio"] for one in found]
-        note(size=size, how=name, steps=steps, w=w, ms_an_image=round(milliseconds, 4), **rows[-1], each=each)
+        found = over_draws(judge, drawn, labels)
+        note(size=size, how=name, steps=steps, w=w, ms_an_image=round(milliseconds, 4), **found)
+        rows.append({key: value for key, value in found.items() if key != "each"})
     return rows[0]
 
 

@@ -20,7 +20,6 @@ from sphinx.application import Sphinx
 BOOK = Path(__file__).parents[1]
 MARKUP = re.compile(r"^```\{raw\} html\n.*?^```$|^:[\w-]+:[^\n]*$", re.M | re.S)  # and the options of a directive
 WORDS_A_MINUTE = 150  # of prose between equations, slower than a novel
-SECTION = re.compile(r"\A.*?(?=^```\{include\})", re.M | re.S)  # up to the quiz
 ENDS = re.compile(r"\s*(?<!\\)[.,:;]?\s*(\\qquad \\square)?$")  # the end of its sentence, or of a proof
 EQUATION = re.compile(r"^\$\$ *\n((?:(?!\$\$).)*)\n\$\$ \((eq-[\w-]+)\)", re.M | re.S)
 
@@ -48,8 +47,8 @@ def badges(name: str) -> list[str]:
     text = MARKUP.sub("", prose(name))
     main, _, rest = text.partition("## Exercises")
     exercises, _, questions = rest.partition("## More questions")
-    parts = (main, exercises + SECTION.sub("", questions, count=1))  # questions are opened one by one: not timed
-    read, solve = (5 * math.ceil(len(part.split()) / WORDS_A_MINUTE / 5) for part in parts)
+    quiz = questions[questions.find("```{include} quiz/") :]  # questions are opened one by one: not timed
+    read, solve = (5 * math.ceil(len(part.split()) / WORDS_A_MINUTE / 5) for part in (main, exercises + quiz))
     runs = re.search(r"\*\*It runs\*\* in (about [\w ]+?) on ", text)
     return [f"{read} min to read, exercises {solve} min", *([f"runs in {runs[1]}"] if runs else []), level]
 
