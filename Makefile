@@ -18,7 +18,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: $(READY) ## build the pages and print the one to open
-	@echo "Building the pages: half a minute."
+	@echo "Building the pages: about 20 seconds."
 	$(BIN)/jupyter-book build . -W -n --keep-going --all -q
 	@echo "Open $(CURDIR)/_build/html/book/welcome.html"
 

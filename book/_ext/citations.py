@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 
+import pybtex.plugin
 from pybtex.database import Entry
 from pybtex.plugin import register_plugin
 from pybtex.richtext import Text
@@ -47,6 +49,7 @@ class Style(Unsorted):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Make the style known to sphinxcontrib.bibtex."""
+    pybtex.plugin.find_plugin = functools.cache(pybtex.plugin.find_plugin)  # it asks every package for every citation
     register_plugin("pybtex.style.labels", "by_author_year", Labels)
     register_plugin("pybtex.style.sorting", "by_author_year", Order)
     register_plugin("pybtex.style.formatting", "by_author_year", Style)

@@ -1,21 +1,19 @@
 """Sphinx extension: what a built page carries, and nothing it does not use.
 
-The theme ships 1,500 icons as a script and as fonts, MathJax ships a dozen bundles, Matplotlib stores four bytes a pixel.
-After the build this keeps the icons that occur, the one bundle of MathJax, and PNGs with a palette. Everything comes from
-the installed packages; the pages ask for nothing from elsewhere.
+The theme ships 1,500 icons as a script and as fonts, MathJax ships a dozen bundles. After the build this keeps the icons
+that occur and the one bundle of MathJax. Everything comes from the installed packages; the pages ask for nothing from
+elsewhere.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import io
 import logging
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fontTools import subset
 from fontTools.ttLib import TTFont
 from PIL import Image
@@ -26,29 +24,7 @@ logging.getLogger("fontTools").setLevel(logging.WARNING)
 ICONS = "vendor/fontawesome"
 MATHJAX = "tex-chtml.js"
 OTHER_BUNDLES = ("*svg*.js", "mml-*.js", "tex-mml-*.js", "tex-chtml-full*.js", "node-main.js", "latest.js")
-PALETTE_ERROR = 12  # levels of 255: a figure that 256 colours miss by more keeps all of its own
 UNUSED = ("sphinx-thebe.*", "styles/*.map", "scripts/*.map", "scripts/*.LICENSE.txt", "locales")
-
-
-def palette(data: bytes) -> bytes:
-    """The same PNG with at most 256 colours, or as it was if a pixel would change by more than ``PALETTE_ERROR``."""
-    whole = Image.open(io.BytesIO(data)).convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
-    small = image.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    change = np.abs(np.asarray(small.convert("RGB"), dtype=int) - np.asarray(image, dtype=int)).max()
-    packed = io.BytesIO()
-    small.save(packed, "png", optimize=True)
-    return packed.getvalue() if change <= PALETTE_ERROR and packed.tell() < len(data) else data
-
-
-def shrink_images(images: Path, cache: Path) -> None:
-    """Give every PNG a palette. The names are hashes of the contents, so what was done once is kept in ``cache``."""
-    cache.mkdir(parents=True, exist_ok=True)
-    for image in images.glob("*.png"):
-        kept = cache / image.name
-        if not kept.exists():
-            kept.write_bytes(palette(image.read_bytes()))
-        shutil.copyfile(kept, image)
 
 
 def keep_used_icons(out: Path) -> None:
@@ -119,7 +95,6 @@ def finish(app: Sphinx, error: Exception | None) -> None:
         out = Path(app.outdir)
         keep_used_icons(out)
         copy_mathjax(out / "_static")
-        shrink_images(out / "_images", out.parent / ".palettes")
         for pattern in UNUSED:
             for path in (out / "_static").glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -5,6 +5,7 @@ global. As an extension of Sphinx this writes them into the built book, and load
 """
 
 import base64
+import functools
 import json
 import re
 from pathlib import Path
@@ -43,19 +44,26 @@ def model_script(path: Path) -> str:
     return _script("models", path.stem, {**facts, "weights": base64.b64encode(numbers.tobytes()).decode()})
 
 
+@functools.cache
+def exact_points(steps: int, n: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """The levels, the points of ``n`` trajectories of the ring at each of them, and its spread."""
+    world = ctm.data.ring()
+    times = karras_times(steps, world)
+    start = ctm.samplers.noise(world, n, generator=torch.Generator().manual_seed(0)).double()
+    return times, gamma_sampling(world, start, times, path=True), world.sigma_data
+
+
 def errors_script(name: str, steps: int = 20, n: int = 500) -> str:
     """A script that adds the errors of a stored model of the ring: row i, column j is the flow-map error of the jump from
     level i to level j of :func:`ctm.noise.karras_times`, over ``n`` points of exact trajectories."""
-    world, model = ctm.data.ring(), live_stills.load(name)
-    times = karras_times(steps, world)
-    start = ctm.samplers.noise(world, n, generator=torch.Generator().manual_seed(0)).double()
-    points = gamma_sampling(world, start, times, path=True)
+    model = live_stills.load(name)
+    times, points, sigma_data = exact_points(steps, n)
 
     def error(i: int, j: int) -> float | None:
         if j < i:
             return None
         jumped = model.G(points[i].float(), float(times[i]), float(times[j]))
-        return round(float(relative_error(jumped, points[j], world.sigma_data)), 5)
+        return round(float(relative_error(jumped, points[j], sigma_data)), 5)
 
     return _script("errors", f"{name}_errors", [[error(i, j) for j in range(steps + 1)] for i in range(steps + 1)])
 

@@ -6,6 +6,7 @@ index of all numbered equations; and, once the book has an address, what other s
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import math
@@ -24,9 +25,15 @@ ENDS = re.compile(r"\s*(?<!\\)[.,:;]?\s*(\\qquad \\square)?$")  # the end of its
 EQUATION = re.compile(r"^\$\$ *\n((?:(?!\$\$).)*)\n\$\$ \((eq-[\w-]+)\)", re.M | re.S)
 
 
+@functools.cache
+def chapters() -> dict[str, dict[str, str]]:
+    """What ``chapters.yml`` says of the pages."""
+    return yaml.safe_load((BOOK / "chapters.yml").read_text(encoding="utf-8"))
+
+
 def about(name: str) -> dict[str, str]:
-    """What ``chapters.yml`` says of a page."""
-    return yaml.safe_load((BOOK / "chapters.yml").read_text(encoding="utf-8")).get(name, {})
+    """What it says of one page."""
+    return chapters().get(name, {})
 
 
 def prose(name: str) -> str:
