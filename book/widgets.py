@@ -16,18 +16,16 @@ import torch
 from ctm._checks import check_choice
 from ctm.checkpoints import load, read_card
 from ctm.data import WORLDS
-from ctm.metrics import flow_map_error, noise_floor, sliced_wasserstein
+from ctm.metrics import noise_floor, sliced_wasserstein
 from ctm.mixture import GaussianMixture
 from ctm.models import CTM
 from ctm.noise import karras_times
-from ctm.plotting import COLOURS, scatter
-from ctm.samplers import euler, gamma_sampling, noise
+from ctm.plotting import scatter
+from ctm.samplers import gamma_sampling, noise
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-# of the sliders for t and s
-LEVELS = [round(level, 3) for level in karras_times(20, 0.002, 10.0).tolist()]
 POINTS = 800
 Picture = tuple[Figure, str]
 Draw = Callable[..., Picture]
@@ -134,38 +132,6 @@ class Exploration(ipywidgets.VBox):
         )
 
 
-def explore_jump(
-    folder: str | Path = "checkpoints", world: str = "ring", checkpoint: str = "ring_exact"
-) -> Exploration:
-    r"""Jumps :math:`G_\theta(x, t, s)` of a cloud at noise level ``t``, over the exact ones, with their error.
-
-    Sliders set ``t`` and ``s``. Where ``s`` is above ``t`` the jump goes from ``t`` to ``t``: time runs down.
-
-    Args:
-        folder, world, checkpoint: as for :class:`Exploration`.
-    """
-    sliders = {"t": (LEVELS, (10.0, 2.0, 0.5)), "s": (LEVELS, (0.002, 0.1, 0.5))}
-    return Exploration(_draw_jump, sliders, "Jumps from t to s", folder, world, checkpoint)
-
-
-def explore_ways(
-    folder: str | Path = "checkpoints", world: str = "ring", checkpoint: str = "ring_exact"
-) -> Exploration:
-    r"""Ways down from one noise point: exact trajectory, Euler steps, consistency jump, and :math:`G_\theta` to any ``s``.
-
-    Sliders set the seed of the noise point, the number of Euler steps and ``s``.
-
-    Args:
-        folder, world, checkpoint: as for :class:`Exploration`.
-    """
-    sliders = {
-        "point": (range(1, 21), (1, 2, 3)),
-        "steps": (range(1, 21), (2, 4, 16)),
-        "s": (LEVELS, (0.1, 0.5)),
-    }
-    return Exploration(_draw_ways, sliders, "Ways down", folder, world, checkpoint)
-
-
 def explore_gamma(
     folder: str | Path = "checkpoints", world: str = "ring", checkpoint: str = "ring_exact"
 ) -> Exploration:
@@ -181,78 +147,6 @@ def explore_gamma(
         "gamma": ([i / 20 for i in range(21)], (0.0, 0.5, 1.0)),
     }
     return Exploration(_draw_gamma, sliders, "Gamma-sampling", folder, world, checkpoint)
-
-
-def _draw_jump(model: CTM, world: GaussianMixture, t: float, s: float) -> Picture:
-    s = min(s, t)
-    generator = torch.Generator().manual_seed(0)
-    x0 = world.sample(POINTS, generator=generator)
-    x = x0 + t * torch.randn(x0.shape, generator=generator)
-    with torch.no_grad():
-        truth, guess = world.G(x, t, s), model.G(x, t, s)
-    limit = 2.4 * world.sigma_data
-    left, right = _panels(f"points at t = {t:.3g}", f"jumped to s = {s:.3g}")
-    scatter(left, x, "noise", limit=limit * (1 + (t / world.sigma_data) ** 2) ** 0.5)
-    at_s = limit * (1 + (s / world.sigma_data) ** 2) ** 0.5
-    scatter(right, truth, "exact", limit=at_s)
-    scatter(right, guess, "student", limit=at_s)
-    error = flow_map_error(model, world, t, s, n=POINTS)
-    what = f"Left, {POINTS} points at t = {t:.3g}; right, at s = {s:.3g} by the exact map (blue) and the network (orange)"
-    return left.figure, f"{what}. Error ≈ {error:.3f} of the data's size."
-
-
-def _draw_ways(
-    model: CTM, world: GaussianMixture, point: float, steps: float, s: float
-) -> Picture:
-    high, low = world.sigma_max, world.sigma_min
-    generator = torch.Generator().manual_seed(int(point))
-    x = high * torch.randn((1, 2), generator=generator, dtype=torch.float64)
-    fine, few = karras_times(64, low, high), karras_times(int(steps), low, high)
-    exact, stairs = (
-        world.G(x.expand(len(fine), 2), high, fine)[:, None],
-        euler(world, x, few, path=True),
-    )
-    with torch.no_grad():
-        end, jumped = (model.G(x.float(), high, level).double() for level in (low, s))
-    there = world.G(x, high, s)
-    (ax,) = _panels(f"{steps:.0f} Euler steps, jump to s = {s:.3g}", size=4.0)
-
-    def way(points: Tensor, levels: Tensor, kind: str, **style: Any) -> None:
-        spread = (world.sigma_data**2 + levels**2).sqrt()[:, None]
-        ax.plot(*(points[:, 0] * world.sigma_data / spread).T, color=COLOURS[kind], **style)
-
-    scatter(
-        ax, world.sample(POINTS, generator=generator), "data", limit=2.4 * world.sigma_data
-    )
-    way(exact, fine, "exact", lw=2, label="exact trajectory")
-    way(stairs, few, "euler", lw=1.4, marker="o", ms=4, label="Euler steps")
-    for target, level, dash, label in (
-        (end, low, "--", "jump to the end"),
-        (jumped, s, "-", "jump to s"),
-    ):
-        two = torch.tensor([high, level], dtype=torch.float64, device="cpu")
-        way(
-            torch.stack([x, target]),
-            two,
-            "student",
-            lw=1.4,
-            ls=dash,
-            marker="o",
-            ms=6,
-            mfc="none",
-            label=label,
-        )
-    ax.legend(fontsize=7, loc="upper right", handlelength=3.5)
-    way(torch.stack([x]), few[:1], "exact", marker="o", ms=9, mfc="black", mec="black")
-    misses = [
-        (reached - true).norm().item()
-        for reached, true in ((stairs[-1], exact[-1]), (end, exact[-1]), (jumped, there))
-    ]
-    return ax.figure, (
-        f"From noise point {point:.0f} (large), {steps:.0f} Euler steps (green) end ≈ {misses[0]:.3f} from the end of the "
-        f"exact trajectory (blue), the consistency jump (dashed) ≈ {misses[1]:.3f}. "
-        f"CTM's jump to s = {s:.3g} (solid) lands ≈ {misses[2]:.3f} from the trajectory."
-    )
 
 
 def _draw_gamma(model: CTM, world: GaussianMixture, calls: int, gamma: float) -> Picture:

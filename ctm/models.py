@@ -267,7 +267,8 @@ MODELS: dict[str, type[CTM]] = {"CTM": CTM}
 def jump(x: Tensor, t: Tensor, s: Tensor, g: Tensor) -> Tensor:
     r""":math:`(s/t)\, x + (1 - s/t)\, g`: the straight step from ``(x, t)`` towards ``g``,
     as far as ``s``."""
-    return s / t * x + (1 - s / t) * g
+    ratio = s / t
+    return ratio * x + (1 - ratio) * g
 
 
 def _offset(value: Any) -> float | Tensor:

@@ -1,10 +1,11 @@
 """Digits in one step: a class-conditional denoiser, then a CTM that starts from it, on images of 8 x 8 and 28 x 28 pixels.
 The students are trained with an adversarial term in the last part of their updates.
 
-    python -m studies.digits [8] [28] [controls]
+    python -m studies.digits [8] [28] [controls] [on]
 
 One thread: some minutes for the small ones, two hours for the large, ten minutes for the controls, which are small students
-with parts of the loss left out; PLANS says how many steps. Training goes on from its own files in _build when it is started
+with parts of the loss left out, and an hour for training the stored large student on with another discriminator, which is
+not kept; PLANS says how many steps. Training goes on from its own files in _build when it is started
 again, and more steps prolong it. Figures over the time of training, and at its end, are kept in studies/digits.json; the
 models of 28 x 28 pixels go to book/checkpoints, each with its card. A teacher that lies there is judged and not trained
 again, nor is the classifier that judges (studies/digits_judge.safetensors): take the file away first.
@@ -41,6 +42,7 @@ JUDGE = Path(__file__).with_name("digits_judge.safetensors")
 STATES = Path(__file__).parents[1] / "_build"
 HEUN = 18  # steps of the teacher: 36 calls, as the grid ends above 0
 SEED = 0
+ON = {"steps": 2000, "batch": 64, "lr": 1e-3}  # for the large student trained on
 DRAWS = (1, 2, 3)  # seeds of the noise; figures at the end are means, with the ratio of each
 
 
@@ -249,10 +251,10 @@ def note(**row: Any) -> None:
     print(row, file=sys.stderr, flush=True)
 
 
-def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judge: Judge) -> float:
+def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judge: Judge, seed: int = SEED) -> float:
     """Train for one stage, noting the curve; returns the processor seconds."""
     plan = PLANS[size]
-    choices = dict(getattr(plan, name))
+    choices = dict(ON if name == "on" else getattr(plan, name))
     steps = choices.pop("steps")
     labels = labels_for(plan.curve)
     solver = name == "teacher"
@@ -269,7 +271,7 @@ def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judg
     watched = Watched(term, steps // 4, look)
     STATES.mkdir(exist_ok=True)
     path = STATES / f"digits_{size}_{name}.safetensors"
-    ctm.train(model, data, watched, steps, SEED, checkpoint=path, save_every=200, **choices)
+    ctm.train(model, data, watched, steps, seed, checkpoint=path, save_every=200, **choices)
     seconds = watched.seconds()
     look(model, steps, seconds)
     return seconds
@@ -333,6 +335,19 @@ def controls() -> None:
             note(size=8, how="control", w=w, **told, **over_draws(judge, drawn, labels))
 
 
+def on() -> None:
+    """The large student trained on with a discriminator that looks at features of two classifiers."""
+    train, test = halves(28)
+    judge = Judge(train, test, classifier(train))
+    teacher, student = (ctm.load(FOLDER / f"digits_28_{name}.safetensors") for name in ("teacher", "student"))
+    seen = [Depths(Classifier.trained(train, seed=SEED + k), train.rows[:1000]) for k in (1, 2)]
+    judged = ctm.Adversarial(start=0, noise=0.1, r1=1e-3, lr=1.5e-3, features=lambda x: seen[0](x) + seen[1](x))
+    term = loss(28, teacher.requires_grad_(False), train, adversarial=False) + 0.5 * judged
+    data = Guided(train, PLANS[28].strengths, 0.1, PLANS[28].w)
+    stage(28, "on", student, data, term, judge, SEED + 1)  # other noise than before
+    measure(28, "on", student, judge)
+
+
 def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any]:
     """Figures at the end, means over DRAWS, with the milliseconds of processor an image; the first, for the card."""
     labels = labels_for(PLANS[size].drawn)
@@ -368,7 +383,7 @@ def write(size: int, name: str, model: ctm.CTM, steps: int, seconds: float, figu
 
 def main() -> None:
     torch.set_num_threads(1)
-    run_parts({"8": partial(make, 8), "28": partial(make, 28), "controls": controls})
+    run_parts({"8": partial(make, 8), "28": partial(make, 28), "controls": controls, "on": on})
 
 
 if __name__ == "__main__":

@@ -71,6 +71,19 @@ def walked(file: ModuleType, teacher: torch.nn.Module, n: int, rng: torch.Genera
     return file.trajectories(teacher, file.SIGMA_MAX * torch.randn(n, 2, generator=rng), file.grid(96))[:, -1]
 
 
+def apart(file: ModuleType, model: torch.nn.Module, teacher: torch.nn.Module, draws: int = 3) -> dict[str, list[float]]:
+    """How far a jump from noise ends from where the teacher's small steps end, and the model's own; of the data's spread."""
+    found: dict[str, list[float]] = {"teacher": [], "own": []}
+    for seed in range(draws):
+        x = file.SIGMA_MAX * torch.randn(2000, 2, generator=torch.Generator().manual_seed(seed))
+        end = jump(file, model, x, file.SIGMA_MAX, file.SIGMA_MIN)
+        for name, walker in (("teacher", teacher), ("own", model)):
+            with torch.no_grad():
+                walked_to = file.trajectories(walker, x, file.grid(96))[:, -1]
+            found[name].append(round((end - walked_to).square().mean().sqrt().item() / file.SIGMA_DATA, 4))
+    return found
+
+
 class Watched:
     """The file's ``run``, which keeps what it learned and then splits the loss of the jumps into its two parts.
 
@@ -154,6 +167,7 @@ def measure(
         row["teacher"] = ratio(walked, watched.teacher)
         row["two calls"] = ratio(two_calls, model, False)
         row["two calls, fresh noise"] = ratio(two_calls, model, True)
+        row["apart"] = apart(file, model, watched.teacher)
     first = "".join(f"{line}\n" for line in lines[: len(lines) // 2])
     return row, samples[:SHOWN], (watched.teacher, first)
 
@@ -182,7 +196,8 @@ def main() -> None:
     data = nano().moons(SHOWN, torch.Generator().manual_seed(1))
     first, *changed = shown.values()
     nano().draw(PICTURES / "nano_ctm.svg", (data, GREY), (first, ORANGE))
-    nano().draw(PICTURES / "nano_changed.svg", *((points / 2, ORANGE) for points in changed))
+    local, factor, division = changed
+    nano().draw(PICTURES / "nano_changed.svg", *((points, ORANGE) for points in (first, local, factor / 3, division)))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ctm._checks import check_number
 from ctm.conditional import given
 from ctm.flow_map import as_column
-from ctm.losses.objective import Draw, Models, Term, balance
+from ctm.losses.objective import Draw, Features, Models, Term, balance
 from ctm.losses.trajectories import draw_levels, grid_times
 from ctm.models import CTM
-from ctm.networks import discriminator_for
+from ctm.networks import FeatureDiscriminator, discriminator_for
 from ctm.noise import rand, randn, rho_time
 from ctm.optimisers import load_optimizer, optimizer_state
 
@@ -33,9 +33,10 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 def r1_penalty(discriminator: nn.Module, x: Tensor, tau: Tensor) -> Tensor:
     r""":math:`\tfrac{1}{2} E|\nabla_x J(x, \tau)|^2` over real points ``x`` (Mescheder et
-    al. 2018)."""
+    al. 2018); of the mean where the discriminator gives a point several numbers."""
     x = x.detach().requires_grad_(True)
-    gradient = torch.autograd.grad(discriminator(x, tau).sum(), x, create_graph=True)[0]
+    said = discriminator(x, tau).reshape(len(x), -1).mean(1)
+    gradient = torch.autograd.grad(said.sum(), x, create_graph=True)[0]
     return gradient.flatten(1).square().sum(1).mean() / 2
 
 
@@ -69,6 +70,11 @@ class Adversarial(Term):
     width: int = 64
     """Width of the discriminator, which is a :class:`ctm.networks.Discriminator`, or for
     images of 8 pixels a side or more a :class:`ctm.networks.ImageDiscriminator`."""
+    features: Features | None = None
+    """What the discriminator looks at in place of points, such as
+    :class:`ctm.fidelity.Depths`; it is then a :class:`ctm.networks.FeatureDiscriminator`,
+    and the hinge loss is the mean over the features. Shown noised points, it is not told
+    their noise level: with ``noise=0`` it sees clean ones."""
     levels: int = 96
     """Steps of the grid on which the times of its jumps are drawn."""
     seed: int = 0
@@ -83,6 +89,9 @@ class Adversarial(Term):
             check_number(getattr(self, name), name, low, integer=True)
         if not isinstance(self.adaptive, bool):
             raise TypeError(f"adaptive must be True or False, got {self.adaptive!r}")
+        if not (self.features is None or callable(self.features)):
+            kind = type(self.features).__name__
+            raise TypeError(f"features must be callable, got {kind}")
         self.discriminator: nn.Module | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.made_for = [0.0]  # the shape of a point, and sigma_data
@@ -186,7 +195,12 @@ class Adversarial(Term):
         self, shape: Sequence[int], sigma_data: float, device: torch.device
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         self.made_for = [*shape, sigma_data]
-        made = discriminator_for(shape, sigma_data, self.width, self.seed)
+        made: nn.Module
+        if self.features is None:
+            made = discriminator_for(shape, sigma_data, self.width, self.seed)
+        else:
+            example = torch.zeros(1, *shape, device=device)
+            made = FeatureDiscriminator(self.features, example, self.width, self.seed)
         self.discriminator = made.to(device)
         weights = self.discriminator.parameters()
         self.optimizer = torch.optim.Adam(weights, self.lr, (0.5, 0.9), fused=True)

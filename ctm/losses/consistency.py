@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from ctm._checks import check_choice, check_number
 from ctm.conditional import given
 from ctm.flow_map import Conditional, Denoiser
-from ctm.losses.objective import Draw, Models, Term
+from ctm.losses.objective import Draw, Features, Models, Term
 from ctm.losses.trajectories import (
     KINDS,
     Pairs,
@@ -25,9 +25,6 @@ from ctm.noise import randint
 from ctm.solvers import Step, heun_step
 
 COMPARE = ("s", "x0")
-
-Features = Callable[[Tensor], list[Tensor]]
-"""Points ``(n, *data_shape)`` to tensors with n rows each, of numbers of unit variance."""
 
 
 def consistency_loss(

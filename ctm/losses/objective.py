@@ -4,7 +4,7 @@ generator."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from ctm._checks import check_number, check_points
 from ctm.flow_map import Data
 from ctm.models import CTM
+
+Features = Callable[[Tensor], list[Tensor]]
+"""Points ``(n, *data_shape)`` to tensors with n rows each, of numbers of unit variance."""
 
 
 class Objective(Protocol):

@@ -9,6 +9,7 @@ from torch import nn
 from ctm.networks.base import NETWORKS, Timed, is_image, register
 from ctm.networks.discriminator import (
     Discriminator,
+    FeatureDiscriminator,
     ImageDiscriminator,
     discriminator_for,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "MLP",
     "NETWORKS",
     "Discriminator",
+    "FeatureDiscriminator",
     "ImageDiscriminator",
     "Timed",
     "Transformer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -88,6 +88,61 @@ class ImageDiscriminator(nn.Module):
         scaled = (2 / torch.sqrt(tau**2 + self.sigma_data**2) * x).reshape(-1, *self.image)
         told = (torch.log(tau) / 4).reshape(-1, 1, 1, 1).expand(-1, 1, *self.image[1:])
         return self.body(torch.cat([scaled, told], 1)).squeeze(1)
+
+
+class FeatureDiscriminator(nn.Module):
+    """A number for each point and each of some features of it, such as a classifier's at
+    several depths: small networks on features that stay as they are (projected GANs, Sauer
+    et al. 2021).
+
+    Features that are images pass two convolutions, each of which halves their sides, and a
+    third to one number a place, of which the mean is taken; vectors pass two layers.
+
+    Args:
+        features: a function of points to tensors with n rows each.
+        x: a point or more, whose features tell the sizes.
+        width: units between the layers.
+        seed: seed of the initial weights.
+    """
+
+    def __init__(
+        self,
+        features: Callable[[Tensor], list[Tensor]],
+        x: Tensor,
+        width: int = 64,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        width = check_number(width, "width", 1, LARGEST, integer=True)
+        self.features = lambda x: features(x)  # no part of this: its weights are not ours
+        with torch.no_grad():
+            sizes = [tuple(seen.shape[1:]) for seen in features(x)]
+        if not sizes or any(len(size) not in (1, 3) for size in sizes):
+            raise ValueError(
+                "features must give tensors (n, d) or (n, channels, height, width), got "
+                f"rows of {sizes}"
+            )
+        with torch.device("meta"):  # shapes alone; torch's own generator is not touched
+            self.heads = nn.ModuleList(
+                nn.Sequential(
+                    nn.Conv2d(size[0], width, 3, stride=2, padding=1),
+                    nn.SiLU(),
+                    nn.Conv2d(width, width, 3, stride=2, padding=1),
+                    nn.SiLU(),
+                    nn.Conv2d(width, 1, 1),
+                )
+                if len(size) == 3
+                else nn.Sequential(
+                    nn.Linear(size[0], width), nn.SiLU(), nn.Linear(width, 1)
+                )
+                for size in sizes
+            )
+        draw_weights(self, seed)
+
+    def forward(self, x: Tensor, tau: Tensor) -> Tensor:
+        """``x``: ``(n, *shape)``; ``tau`` is not looked at. Returns ``(n, features)``."""
+        seen = zip(self.heads, self.features(x), strict=True)
+        return torch.stack([head(h).flatten(1).mean(1) for head, h in seen], 1)
 
 
 def discriminator_for(

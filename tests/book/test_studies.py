@@ -3,10 +3,12 @@
 import contextlib
 import functools
 import io
+import itertools
 import json
 import math
 import re
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -267,6 +269,12 @@ def test_the_error_of_the_study_is_that_of_the_package():
     assert mine == pytest.approx(ctm.metrics.flow_map_error(model, world, 2.0, 0.3, n=200, seed=3), abs=1e-4)
 
 
+@torch.no_grad()
+def nano_denoiser(file, model, x, t):
+    time = torch.full((len(x), 1), t)
+    return file.g(model, x, time, time)
+
+
 @pytest.mark.parametrize("name", nano.CHANGES)
 def test_a_change_of_nano_is_one_place_of_its_text_and_runs(name, monkeypatch, capsys):
     monkeypatch.setattr(nano, "POINTS", 200)
@@ -286,6 +294,19 @@ def test_a_change_of_nano_is_one_place_of_its_text_and_runs(name, monkeypatch, c
     with contextlib.redirect_stdout(io.StringIO()):
         plain = file.train(file.moons, **settings)
     assert torch.equal(nano.one_call(file, plain, 200, torch.Generator().manual_seed(1)), samples)  # as if unwatched
+    x = start = 10 * torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+    levels = file.grid(96).tolist()
+    for t, u in itertools.pairwise(levels):  # Heun's steps with the model's own denoiser
+
+        def slope(x, t):
+            return (x - nano_denoiser(file, plain, x, t)) / t
+
+        ahead = x + (u - t) * slope(x, t)
+        x = x + (u - t) * (slope(x, t) + slope(ahead, u)) / 2
+    missed = (nano.jump(file, plain, start, 10.0, 0.002) - x).square().mean().sqrt().item() / 0.5
+    found = nano.apart(file, plain, plain)
+    assert found["own"] == found["teacher"]
+    assert found["own"][0] == pytest.approx(missed, rel=0.01, abs=1e-4)
 
 
 def test_the_page_of_nano_says_what_its_study_found():
@@ -294,6 +315,9 @@ def test_the_page_of_nano_says_what_its_study_found():
     for figure in ("teacher", "two calls", "two calls, fresh noise"):
         mean, low, high = rows.one(variant="as it is")[figure]
         assert f"at {mean:.2f} ({low:.2f} to {high:.2f})" in page
+    apart = rows.one(variant="as it is")["apart"]
+    assert f"end by {fmean(apart['teacher']):.2f} of" in page
+    assert f"own jumps gave {min(apart['own']):.3f} to {max(apart['own']):.3f}" in page
     for place, name in enumerate(nano.CHANGES):
         row, label = rows.one(variant=name), f"| {place}. {name} |" if place else f"| {name} |"
         (line,) = [line for line in page.splitlines() if line.startswith(label)]

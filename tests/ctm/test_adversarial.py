@@ -20,7 +20,7 @@ from ctm.losses import (
     hinge_loss,
     r1_penalty,
 )
-from ctm.networks import Discriminator, ImageDiscriminator
+from ctm.networks import Discriminator, FeatureDiscriminator, ImageDiscriminator
 from ctm.training import State
 
 A, B = stats.norm(0.0, 0.5), stats.norm(0.6, 0.5)
@@ -279,6 +279,77 @@ def test_images_have_a_discriminator_of_their_own_and_its_state_goes_over():
     assert type(term.discriminator) is ImageDiscriminator
     again.load_state_dict({key: value.clone() for key, value in term.state_dict().items()})
     assert term.learn(student, x0, fake, generator(4)) == again.learn(student, x0, fake, generator(4))
+
+
+class Seen(torch.nn.Module):
+    """Features at two depths, of a network with weights of its own: (n, 2, 8, 8) and (n, 3)."""
+
+    def __init__(self):
+        super().__init__()
+        weights = torch.randn(3, 64, generator=generator(5)) / 8
+        self.weights = torch.nn.Parameter(weights, requires_grad=False)
+
+    def forward(self, x):
+        return [torch.stack([x, x.tanh()], 1), torch.tanh(x.flatten(1) @ self.weights.T)]
+
+
+def test_a_discriminator_of_features_by_plain_loops():
+    x = torch.randn(3, 8, 8, generator=generator(1))
+    net = FeatureDiscriminator(Seen(), x[:1], width=4, seed=2)
+    first, _, second, _, last = net.heads[0]
+
+    def halved(h, conv):  # a 3 x 3 convolution at every second place, zeros around
+        wide = torch.zeros(h.shape[0], h.shape[1] + 2, h.shape[2] + 2)
+        wide[:, 1:-1, 1:-1] = h
+        out = torch.empty(len(conv.weight), h.shape[1] // 2, h.shape[2] // 2)
+        for i in range(out.shape[1]):
+            for j in range(out.shape[2]):
+                window = wide[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+                out[:, i, j] = (conv.weight * window).sum((1, 2, 3)) + conv.bias
+        return out * torch.sigmoid(out)
+
+    wanted = []
+    with torch.no_grad():
+        for image, vector in zip(*Seen()(x), strict=True):
+            h = halved(halved(image, first), second)
+            assert h.shape == (4, 2, 2)
+            places = [last.weight[0, :, 0, 0] @ h[:, i, j] + last.bias[0] for i in range(2) for j in range(2)]
+            hidden = net.heads[1][0].weight @ vector + net.heads[1][0].bias
+            said = net.heads[1][2].weight @ (hidden * torch.sigmoid(hidden)) + net.heads[1][2].bias
+            wanted.append(torch.stack([sum(places) / 4, said[0]]))
+        found = net(x, torch.ones(3, 1, 1))
+    assert torch.allclose(found, torch.stack(wanted), atol=1e-6)
+    assert not any("weights" in name for name, _ in net.named_parameters())  # the features' own stay as they are
+    with pytest.raises(ValueError, match=r"features must give tensors \(n, d\) or .* got rows of \[\(8, 8\)\]"):
+        FeatureDiscriminator(lambda x: [x], x)
+    with pytest.raises(ValueError, match=r"got rows of \[\]"):
+        FeatureDiscriminator(lambda x: [], x)
+
+
+def test_the_term_with_features():
+    network = ctm.networks.UNet((8, 8), width=4, features=2)
+    student = ctm.CTM(network, 0.5)
+    choices = {"features": Seen(), "noise": 0.0, "r1": 0.3, "width": 4}
+    term, again = Adversarial(**choices), Adversarial(**choices)
+    x0, fake = (torch.randn(6, 8, 8, generator=generator(k)) for k in (1, 2))
+    twin = FeatureDiscriminator(Seen(), x0[:1], 4, 0)
+    value = term.learn(student, x0, fake, generator(3))
+    real = (x0 + student.sigma_min * torch.randn(x0.shape, generator=generator(3))).requires_grad_(True)
+    says, of_fake = twin(real, None), twin(fake, None)
+    hinge = ((1 - says).relu().sum() + (1 + of_fake).relu().sum()) / says.numel()
+    assert value == pytest.approx(hinge.item(), rel=1e-5)
+    slope = torch.autograd.grad(says.sum() / 2, real, create_graph=True)[0]
+    wanted = torch.autograd.grad(hinge + 0.3 * slope.square().sum() / 6 / 2, list(twin.parameters()))
+    for weights, gradient in zip(term.discriminator.parameters(), wanted, strict=True):
+        assert torch.allclose(weights.grad, gradient, rtol=1e-3, atol=1e-6)
+    judged = fake.clone().requires_grad_(True)
+    loss = term.judge(student, judged, generator(4))
+    assert loss.item() == pytest.approx(-term.discriminator(fake, None).mean().item(), rel=1e-5)
+    assert torch.autograd.grad(loss, judged)[0].abs().sum() > 0  # what the features say reaches the student
+    again.load_state_dict({key: value.clone() for key, value in term.state_dict().items()})
+    assert term.learn(student, x0, fake, generator(5)) == again.learn(student, x0, fake, generator(5))
+    with pytest.raises(TypeError, match="features must be callable, got list"):
+        Adversarial(features=[1])
 
 
 def test_what_is_judged_is_what_the_discriminator_says_of_noised_points():
