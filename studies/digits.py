@@ -42,7 +42,7 @@ JUDGE = Path(__file__).with_name("digits_judge.safetensors")
 STATES = Path(__file__).parents[1] / "_build"
 HEUN = 18  # steps of the teacher: 36 calls, as the grid ends above 0
 SEED = 0
-ON = {"steps": 2000, "batch": 64, "lr": 1e-3}  # for the large student trained on
+ON = {"steps": 2000, "batch": 64, "lr": 1e-3, "seed": SEED + 1}  # for the large student trained on, with other noise
 DRAWS = (1, 2, 3)  # seeds of the noise; figures at the end are means, with the ratio of each
 
 
@@ -251,11 +251,9 @@ def note(**row: Any) -> None:
     print(row, file=sys.stderr, flush=True)
 
 
-def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judge: Judge, seed: int = SEED) -> float:
-    """Train for one stage, noting the curve; returns the processor seconds."""
-    plan = PLANS[size]
-    choices = dict(ON if name == "on" else getattr(plan, name))
-    steps = choices.pop("steps")
+def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judge: Judge, choices: dict[str, Any]) -> float:
+    """Train for one stage by these ``choices``, noting the curve; returns the processor seconds."""
+    plan, steps = PLANS[size], choices["steps"]
     labels = labels_for(plan.curve)
     solver = name == "teacher"
 
@@ -271,7 +269,7 @@ def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judg
     watched = Watched(term, steps // 4, look)
     STATES.mkdir(exist_ok=True)
     path = STATES / f"digits_{size}_{name}.safetensors"
-    ctm.train(model, data, watched, steps, seed, checkpoint=path, save_every=200, **choices)
+    ctm.train(model, data, watched, checkpoint=path, save_every=200, **{"seed": SEED} | choices)
     seconds = watched.seconds()
     look(model, steps, seconds)
     return seconds
@@ -296,11 +294,12 @@ def make(size: int) -> None:
     else:
         teacher = new_model(size, train)
         data = ctm.Guided(train, plan.strengths, drop=0.1)
-        spent = stage(size, "teacher", teacher, data, ctm.Denoising(times=PLANS[size].times), judge)
+        spent = stage(size, "teacher", teacher, data, ctm.Denoising(times=plan.times), judge, plan.teacher)
         write(size, "teacher", teacher, plan.teacher["steps"], spent, measure(size, "teacher", teacher, judge))
     teacher = teacher.requires_grad_(False)
     student = student_of(teacher)
-    spent = stage(size, "student", student, Guided(train, plan.strengths, 0.1, plan.w), loss(size, teacher, train), judge)
+    data = Guided(train, plan.strengths, 0.1, plan.w)
+    spent = stage(size, "student", student, data, loss(size, teacher, train), judge, plan.student)
     write(size, "student", student, plan.student["steps"], spent, measure(size, "student", student, judge))
 
 
@@ -344,7 +343,7 @@ def on() -> None:
     judged = ctm.Adversarial(start=0, noise=0.1, r1=1e-3, lr=1.5e-3, features=lambda x: seen[0](x) + seen[1](x))
     term = loss(28, teacher.requires_grad_(False), train, adversarial=False) + 0.5 * judged
     data = Guided(train, PLANS[28].strengths, 0.1, PLANS[28].w)
-    stage(28, "on", student, data, term, judge, SEED + 1)  # other noise than before
+    stage(28, "on", student, data, term, judge, ON)
     measure(28, "on", student, judge)
 
 

@@ -75,12 +75,10 @@ def apart(file: ModuleType, model: torch.nn.Module, teacher: torch.nn.Module, dr
     """How far a jump from noise ends from where the teacher's small steps end, and the model's own; of the data's spread."""
     found: dict[str, list[float]] = {"teacher": [], "own": []}
     for seed in range(draws):
-        x = file.SIGMA_MAX * torch.randn(2000, 2, generator=torch.Generator().manual_seed(seed))
-        end = jump(file, model, x, file.SIGMA_MAX, file.SIGMA_MIN)
+        end = one_call(file, model, 2000, torch.Generator().manual_seed(seed))
         for name, walker in (("teacher", teacher), ("own", model)):
-            with torch.no_grad():
-                walked_to = file.trajectories(walker, x, file.grid(96))[:, -1]
-            found[name].append(round((end - walked_to).square().mean().sqrt().item() / file.SIGMA_DATA, 4))
+            missed = end - walked(file, walker, 2000, torch.Generator().manual_seed(seed))  # from the same noise
+            found[name].append(round(missed.square().mean().sqrt().item() / file.SIGMA_DATA, 4))
     return found
 
 

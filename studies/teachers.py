@@ -11,12 +11,10 @@ thirty minutes; results are kept in studies/teachers.json as they come.
 
 import copy
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import ctm
 from ctm.metrics import flow_map_error
@@ -38,19 +36,14 @@ BUDGET = 9000  # updates in 16 dimensions at width 160: 90 seconds
 WIDE = {"width": 160, "gain": 2.0}
 
 
-def end_error(sampler: Callable[[Tensor], Tensor], student: ctm.CTM, world: ctm.GaussianMixture, n: int = 2000) -> float:
-    """The one-step error of any way down from ``sigma_max``, with the points of ``flow_map_error``."""
+def jumps_error(student: ctm.CTM, world: ctm.GaussianMixture, jumps: int, n: int = 2000) -> float:
+    """The one-step error, at the points of ``flow_map_error``, with ``jumps`` jumps in place of one (gamma = 0)."""
     generator = torch.Generator().manual_seed(0)
     x0 = world.sample(n, generator=generator)
     x = x0 + student.sigma_max * torch.randn(x0.shape, generator=generator)
-    difference = sampler(x) - world.G(x, student.sigma_max, student.sigma_min)
+    reached = gamma_sampling(student, x, karras_times(jumps, student))
+    difference = reached - world.G(x, student.sigma_max, student.sigma_min)
     return float((difference.square().sum() / x0.square().sum()).sqrt())
-
-
-def jumps_error(student: ctm.CTM, world: ctm.GaussianMixture, jumps: int, n: int = 2000) -> float:
-    """The one-step error with ``jumps`` jumps in place of one (gamma = 0)."""
-    times = karras_times(jumps, student)
-    return end_error(lambda x: gamma_sampling(student, x, times), student, world, n)
 
 
 def measure(world: str, regime: str, steps: int, seed: int) -> dict[str, Any]:
