@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402 (reads its number of threads when it is loaded)
 
 torch.set_num_threads(1)
-TOGETHER = ("test_faults.py", "test_widgets.py")  # tests that share what is costly to make
+TOGETHER = "test_faults.py"  # its tests share what is costly to make
 
 
 class Sharing(LoadScopeScheduling):
@@ -26,7 +26,7 @@ class Sharing(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
-        if file.endswith((".ipynb", *TOGETHER)):
+        if file.endswith((".ipynb", TOGETHER)):
             return file
         if file.endswith("test_browser.py") and test.endswith("]"):
             return f"page {test.partition('[')[2]}"

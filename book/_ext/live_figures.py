@@ -11,9 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import live_stills
 import torch
-from live_stills import CHECKPOINTS
 
 import ctm
 from ctm.metrics import relative_error
@@ -21,6 +19,7 @@ from ctm.noise import karras_times
 from ctm.samplers import gamma_sampling
 
 STATIC = Path(__file__).parents[1] / "_static"
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 MATHEMATICS = ["live-world", "live-network", "live-sampler", "live-distance"]
 SHARED = [*MATHEMATICS, "live-draw"]
 MAPPED = ("ring_small", "ring_small_quick", "ring_cm")  # models of the ring whose errors are drawn over all pairs of times
@@ -56,7 +55,7 @@ def exact_points(steps: int, n: int) -> tuple[torch.Tensor, torch.Tensor, float]
 def errors_script(name: str, steps: int = 20, n: int = 500) -> str:
     """A script that adds the errors of a stored model of the ring: row i, column j is the flow-map error of the jump from
     level i to level j of :func:`ctm.noise.karras_times`, over ``n`` points of exact trajectories."""
-    model = live_stills.load(name)
+    model = ctm.load(CHECKPOINTS / f"{name}.safetensors").requires_grad_(False)
     times, points, sigma_data = exact_points(steps, n)
 
     def error(i: int, j: int) -> float | None:

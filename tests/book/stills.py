@@ -1,0 +1,56 @@
+"""The pictures that stand in for the live figures where scripts are off, and in notebooks: the figures as they start, seen
+by a browser. Run as a program, after `make book`, this takes them anew into ``book/_static/live``."""
+
+import io
+from typing import Any
+
+from PIL import Image
+from reader import HTML, ROOT
+
+FOLDER = ROOT / "book/_static/live"
+PAGES = {
+    "live-jump": "welcome",
+    "live-cloud": "five_minutes",
+    "live-score": "probability_flow_ode",
+    "live-ode": "probability_flow_ode",
+    "live-denoiser": "learning_a_denoiser",
+    "live-solvers": "solvers",
+    "live-triangle": "from_consistency_to_trajectories",
+    "live-loss": "the_loss",
+    "live-gamma": "samplers",
+}
+DESK = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", "device_scale_factor": 2}
+
+
+def photograph(figure: Any) -> Image.Image:
+    """The canvases of a figure side by side, with the number of colours that the book's figures have."""
+    seen = [Image.open(io.BytesIO(canvas.screenshot())).convert("RGB") for canvas in figure.locator(".panels canvas").all()]
+    whole = Image.new("RGB", (sum(image.width for image in seen), max(image.height for image in seen)), "white")
+    left = 0
+    for image in seen:
+        whole.paste(image, (left, 0))
+        left += image.width
+    return whole.quantize(64, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+
+
+def still(browser: Any, name: str) -> Image.Image:
+    """Open the page of a figure and look at it before anything is moved."""
+    context = browser.new_context(offline=True, reduced_motion="reduce", **DESK)
+    page = context.new_page()
+    page.set_default_timeout(180_000)
+    page.goto((HTML / f"book/{PAGES[name]}.html").as_uri())
+    figure = page.locator(f".{name}")
+    figure.scroll_into_view_if_needed()
+    page.wait_for_selector(f".{name} output:not(:empty)", state="attached")
+    page.wait_for_timeout(500)
+    picture = photograph(figure)
+    context.close()
+    return picture
+
+
+if __name__ == "__main__":
+    from reader import opened
+
+    with opened() as browser:
+        for name in PAGES:
+            still(browser, name).save(FOLDER / f"{name}.png", optimize=True)
