@@ -77,13 +77,19 @@ class Adversarial(Term):
     their noise level: with ``noise=0`` it sees clean ones."""
     levels: int = 96
     """Steps of the grid on which the times of its jumps are drawn."""
+    from_noise: float = 0.4
+    """Probability that such a jump starts at ``sigma_max``."""
+    to_data: float = 0.5
+    """Probability that it ends at ``sigma_min``. With both at 1 it judges samples of one
+    call alone."""
     seed: int = 0
     """Seed of the discriminator's initial weights."""
 
     def __post_init__(self) -> None:
         for name in ("most", "noise", "r1"):
             check_number(getattr(self, name), name, 0)
-        check_number(self.start, "start", 0, 1)
+        for name in ("start", "from_noise", "to_data"):
+            check_number(getattr(self, name), name, 0, 1)
         check_number(self.lr, "lr", 0, above=True)
         for name, low in (("width", 1), ("levels", 2), ("seed", 0)):
             check_number(getattr(self, name), name, low, integer=True)
@@ -112,7 +118,9 @@ class Adversarial(Term):
         """Jumps from noised data, carried on to the end by the target: what is judged; and
         the data that were noised."""
         student = models.student
-        levels = draw_levels(draw.batch, self.levels, "global", 0.4, 0.5, rng)
+        levels = draw_levels(
+            draw.batch, self.levels, "global", self.from_noise, self.to_data, rng
+        )
         x0, condition = draw()
         offset = rand((len(x0),), rng, device=x0.device)
         limits = student.sigma_min, student.sigma_max

@@ -195,6 +195,27 @@ def test_estimates_of_the_exact_map_are_the_ends_of_the_trajectories_through_noi
     assert torch.allclose(fake, world.G(xt, t, exact.sigma_min), atol=1e-4)
 
 
+@pytest.mark.parametrize(("from_noise", "to_data"), [(1.0, 1.0), (0.0, 0.0), (0.4, 0.5), (0.8, 0.1)])
+def test_the_shares_of_jumps_from_noise_and_to_data(from_noise, to_data):
+    world, seen, n = ctm.data.ring(), [], 8000
+    student = ctm.CTM.for_data(world)
+
+    def jump(x, t, s):
+        seen.append((t, s))
+        return x
+
+    student.jump = jump
+    term = Adversarial(levels=200, from_noise=from_noise, to_data=to_data)
+    term.estimates(Models(student, 1), Draw(world, student, n, generator()), generator())
+    t, s = seen[0]  # the student's own jump
+    first = (t > student.sigma_max * (1 - 1e-6)).double().mean()
+    last = (s < student.sigma_min * (1 + 1e-6)).double().mean()
+    starts = torch.full((200,), (1 - from_noise) / 200) + from_noise * torch.eye(200)[0]  # the chance of each level as t
+    by_chance = float((starts / torch.arange(200, 0, -1)).sum())  # that s is the last of those after t
+    for share, wanted in ((first, float(starts[0])), (last, to_data + (1 - to_data) * by_chance)):
+        assert abs(share - wanted) < 1e-6 + 4 * (wanted * (1 - wanted) / n) ** 0.5
+
+
 def test_estimates_of_classes_are_told_their_class():
     world = ctm.data.half_rings()
     student = ctm.ConditionalCTM(ctm.networks.MLP(2, width=16, layers=2, conditions=3), world.sigma_data)

@@ -46,6 +46,8 @@ CALLS = {
     "adversarial adaptive is a number": (TypeError, "adaptive must be True or False", lambda: Adversarial(adaptive=1)),
     "start beyond the end": (ValueError, r"start must lie in \[0, 1\]", lambda: Adversarial(start=2.0)),
     "no discriminator": (ValueError, "width must lie in", lambda: Adversarial(width=0)),
+    "more than all jumps": (ValueError, "from_noise must lie in", lambda: Adversarial(from_noise=1.5)),
+    "no number of jumps": (TypeError, "to_data must be a number", lambda: Adversarial(to_data="all")),
     "weight negative": (ValueError, "weight must lie in", lambda: -1.0 * Adversarial()),
     "weight is NaN": (ValueError, "weight must lie in", lambda: math.nan * Adversarial()),
     "a number is no term": (TypeError, "objective must be callable, and so each term, got float", lambda: Denoising() + 0.5),
