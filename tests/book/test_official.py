@@ -2,6 +2,8 @@
 
 import math
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -203,13 +205,55 @@ def test_the_page_shows_the_denoisers_of_both_laws():
 
 
 def test_the_page_counts_its_kinds():
-    rows = re.findall(r"^\| (\d+) \|[^|]+\|[^|]+\| (choice|trap|slip), [^|]+\|", PAGE, flags=re.M)
-    assert [int(number) for number, _ in rows] == list(range(1, 19))
-    kinds = [kind for _, kind in rows]
+    rows = re.findall(r"^\| (\d+) \|[^|]+\|[^|]+\| (choice|trap|slip), [^|]+; \*([a-z, ]+)\* \|[^|]+\|$", PAGE, flags=re.M)
+    assert [int(number) for number, *_ in rows] == list(range(1, 19))
+    assert {word for *_, whom in rows for word in whom.split(", ")} == {"sample", "repeat", "own"}
+    kinds = [kind for _, kind, _ in rows]
     assert [kinds.count(kind) for kind in ("choice", "trap", "slip")] == [13, 4, 1]
     assert "Thirteen are choices, four are traps, and one is a slip" in PAGE
     places = re.findall(r"^\| (\d+) \| `[^|]+\|[^|]+\|[^|]+\|$", PAGE.partition("(official-where)=")[2], flags=re.M)
     assert [int(number) for number in places] == list(range(1, 19))
+
+
+def test_small_figures_of_the_page():
+    """What the page says beside its tables of lags, ranges, files and places."""
+    assert "1.7% of this run" in PAGE
+    assert 10 / official.STEPS == pytest.approx(0.017, abs=0.0005) == 1000 / 60_000  # lag over length of the run
+    assert "at decay 0.999: over 50,000 steps" in PAGE
+    assert "miss each other by 0.0005" in PAGE
+    code, paper = (ROWS.spread("error", check="long", variant=f"{first}, average") for first in ("current", "average"))
+    assert code[1] - paper[2] == pytest.approx(0.0005, abs=5e-5)
+    assert code[0] / paper[0] == pytest.approx(1.03, abs=0.005)
+    assert "the jump takes 1.5 times as long" in PAGE
+    seconds = [ROWS.median("seconds", check="self", variant=v) for v in ("jump, 2,100 steps", "denoiser first, alike")]
+    assert seconds[0] / 3.5 / seconds[1] == pytest.approx(1.5, abs=0.1) == 1 / 0.65  # timed together; 2,100 steps for 600
+    assert "one time in ten" in PAGE
+    assert 2 / math.comb(6, 3) == 0.1  # three and three in order, either way round
+    assert "in one run of two hundred" in PAGE
+    assert math.comb(50_000 // 500, 2) / 1e6 == pytest.approx(1 / 200, rel=0.02)  # names of files below a million
+    assert 50_000 % 128
+    top, bottom = 80 ** (1 / 7), 0.002 ** (1 / 7)
+    assert top + 20 * (bottom - top) < 0  # the place 20 of a grid of two levels
+    assert top + 39 / (40 - 1) * (bottom - top) == pytest.approx(bottom)
+
+
+def test_the_edit_of_the_program_mends_one_line(tmp_path):
+    """The page's two commands change what they name in lines like the program's, and leave its right ones."""
+    lines = [
+        "    denominator = sigma(t_min, std_max, std_min, rho)",
+        "    std = sigma(t_min, std_max, std_min, rho)",
+        "    std = sigma(time, std_max, std_min, rho) ** rho",
+        "        std = sigma(t_min, std_max, std_min, rho) ** rho",
+        "    model.train()",
+    ]
+    (tmp_path / "eval_bpd.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    edits = re.findall(r"^sed -i .*$", PAGE, flags=re.M)
+    assert len(edits) == 2
+    for edit in edits:
+        subprocess.run(shlex.split(edit), cwd=tmp_path, check=True)
+    lines[1] += " ** rho"
+    lines[4] = "    model.eval()"
+    assert (tmp_path / "eval_bpd.py").read_text(encoding="utf-8").splitlines() == lines
 
 
 def test_a_root_is_taken_for_a_level():
