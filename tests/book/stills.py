@@ -4,8 +4,8 @@ by a browser. Run as a program, after `make book`, this takes them anew into ``b
 import io
 from typing import Any
 
-from PIL import Image
-from reader import HTML, ROOT
+from PIL import Image, PngImagePlugin
+from reader import HTML, ROOT, opened
 
 FOLDER = ROOT / "book/_static/live"
 PAGES = {
@@ -33,8 +33,8 @@ def photograph(figure: Any) -> Image.Image:
     return whole.quantize(64, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 
 
-def still(browser: Any, name: str) -> Image.Image:
-    """Open the page of a figure and look at it before anything is moved."""
+def still(browser: Any, name: str) -> tuple[Image.Image, str]:
+    """Open the page of a figure and look at it before anything is moved: the picture, and the sentence under it."""
     context = browser.new_context(offline=True, reduced_motion="reduce", **DESK)
     page = context.new_page()
     page.set_default_timeout(180_000)
@@ -43,14 +43,15 @@ def still(browser: Any, name: str) -> Image.Image:
     figure.scroll_into_view_if_needed()
     page.wait_for_selector(f".{name} output:not(:empty)", state="attached")
     page.wait_for_timeout(500)
-    picture = photograph(figure)
+    found = photograph(figure), figure.locator("output").inner_text()
     context.close()
-    return picture
+    return found
 
 
 if __name__ == "__main__":
-    from reader import opened
-
     with opened() as browser:
         for name in PAGES:
-            still(browser, name).save(FOLDER / f"{name}.png", optimize=True)
+            picture, sentence = still(browser, name)
+            facts = PngImagePlugin.PngInfo()
+            facts.add_itxt("Description", sentence)
+            picture.save(FOLDER / f"{name}.png", optimize=True, pnginfo=facts)
