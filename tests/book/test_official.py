@@ -4,6 +4,7 @@ import math
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,7 @@ def test_small_figures_of_the_page():
     assert top + 39 / (40 - 1) * (bottom - top) == pytest.approx(bottom)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the option -i of sed is GNU's; the page's commands are for Linux")
 def test_the_edit_of_the_program_mends_one_line(tmp_path):
     """The page's two commands change what they name in lines like the program's, and leave its right ones."""
     lines = [
