@@ -100,7 +100,7 @@ class Adversarial(Term):
             raise TypeError(f"features must be callable, got {kind}")
         self.discriminator: nn.Module | None = None
         self.optimizer: torch.optim.Optimizer | None = None
-        self.made_for = [0.0]  # the shape of a point, and sigma_data
+        self.made_for: list[float] = []  # the shape of a point, and sigma_data
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
         if models.step < self.start * models.steps:

@@ -47,6 +47,7 @@ CALLS = {
     "start beyond the end": (ValueError, r"start must lie in \[0, 1\]", lambda: Adversarial(start=2.0)),
     "no discriminator": (ValueError, "width must lie in", lambda: Adversarial(width=0)),
     "more than all jumps": (ValueError, "from_noise must lie in", lambda: Adversarial(from_noise=1.5)),
+    "a grid of one step": (ValueError, r"levels must lie in \[2, ", lambda: Adversarial(levels=1)),
     "no number of jumps": (TypeError, "to_data must be a number", lambda: Adversarial(to_data="all")),
     "weight negative": (ValueError, "weight must lie in", lambda: -1.0 * Adversarial()),
     "weight is NaN": (ValueError, "weight must lie in", lambda: math.nan * Adversarial()),
