@@ -15,18 +15,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402 (reads its number of threads when it is loaded)
 
 torch.set_num_threads(1)
-TOGETHER = "test_faults.py"  # its tests share what is costly to make
 
 
 class Sharing(LoadScopeScheduling):
-    """A notebook, the tests of one built page and the tests of a few files stay with one worker; others go one by one.
+    """A notebook, the tests of one built page and those of the faults, which share what is costly to make, stay with one
+    worker; others go one by one.
 
     (Marks of xdist_group do nothing under pytest 9.2, which no longer reads the name that they change.)
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
-        if file.endswith((".ipynb", TOGETHER)):
+        if file.endswith((".ipynb", "test_faults.py")):
             return file
         if file.endswith("test_browser.py") and test.endswith("]"):
             return f"page {test.partition('[')[2]}"

@@ -1,5 +1,6 @@
 """The notebooks as stored, and the promises between the parts of the project."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -46,6 +47,18 @@ def test_every_figure_has_alt_text_a_caption_and_a_mention(notebook):
             assert len(options["image"]["alt"]) > 40
             assert len(options["figure"]["caption"]) > 40
             assert re.search(r"set_ylabel|ylabel=|scatter\(|three_panels\(", cell.source)
+
+
+def test_no_cell_calls_a_private_name(notebook):
+    """Nor takes one from a module: what begins with an underscore may change without a word."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            for node in ast.walk(ast.parse(cell.source)):
+                names = [node.attr] if isinstance(node, ast.Attribute) else []
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    names = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+                parts = [part for name in names for part in name.split(".")]
+                assert not [part for part in parts if part.startswith("_") and not part.endswith("__")]
 
 
 def test_claims_are_asserted(notebook):
