@@ -77,6 +77,10 @@ class Launch:
                 f"{config.batch}, got {self.parts}"
             )
         self.engine.gradient_accumulation_steps = self.parts // processes
+        # pools go through the processors' memory: a GPU could not hold those of all
+        self.own_memory = (
+            torch.distributed.new_group(backend="gloo") if processes > 1 else None
+        )
 
     def run(self) -> CTM:
         """Train as the file says; returns the averaged model, which is written too.
@@ -89,7 +93,7 @@ class Launch:
         config, device = self.config, self.engine.device
         self.folder.mkdir(parents=True, exist_ok=True)
         self.engine.init_trackers("board")
-        world = load_data(config.data).to(device)
+        world = load_data(config.data)  # in the processor's memory: batches are moved
         if config.objective == "teacher" and config.teacher != "exact":
             if config.network or config.width or config.layers:
                 raise ValueError("network must be empty: the student begins as its teacher")
@@ -102,9 +106,8 @@ class Launch:
         if first:
             model = self.fit(model, world, partial(Denoising, config.references), 0, first)
         if first < config.steps:  # from scratch as ctm.training.from_scratch does
-            make = partial(
-                consistency, config, world if config.teacher == "exact" else model
-            )
+            teacher = world.to(device) if config.teacher == "exact" else model
+            make = partial(consistency, config, teacher)
             model = self.fit(model, world, make, first, config.steps)
         if self.engine.is_main_process:
             checkpoints.save(model, self.folder / "model.safetensors", **asdict(config))
@@ -181,13 +184,14 @@ class Launch:
 
     def save(self, path: Path, parts: list[State], own: range, run: dict[str, Any]) -> None:
         """Write the state of all processes to one file, whole."""
-        from accelerate.utils import gather_object
-
         mine: dict[str, Tensor] = {}
         for part, k in zip(parts, own, strict=True):
             tensors = part.state_dict()
             mine |= {f"part{k}.{n}": v.cpu() for n, v in tensors.items() if is_own(n)}
-        pieces = gather_object([mine])
+        pieces = [mine] * self.engine.num_processes  # to be filled by those of the others
+        if self.own_memory:
+            at_main = pieces if self.engine.is_main_process else None
+            torch.distributed.gather_object(mine, at_main, group=self.own_memory)
         if self.engine.is_main_process:
             tensors = {n: v for n, v in parts[0].state_dict().items() if not is_own(n)}
             for piece in pieces:

@@ -271,6 +271,17 @@ def test_points_of_a_file(tmp_path):
     assert torch.equal(drawn[0], drawn[2])
 
 
+def test_data_stay_where_they_are_and_batches_are_moved(tmp_path, monkeypatch):
+    np.save(tmp_path / "table.npy", generator_table())
+
+    def whole(self, device):
+        raise AssertionError(f"all {len(self)} points would go to {device}")
+
+    monkeypatch.setattr(ctm.data.Points, "to", whole)
+    config = replace(SMALL, data=str(tmp_path / "table.npy"), objective="scratch", teacher="")
+    assert alone(config, tmp_path / "run").shape == generator_table().shape[1:]
+
+
 def test_labels_of_a_file_make_a_conditional_model(tmp_path):
     table, labels = generator_table(), np.arange(9) % 3
     np.savez(tmp_path / "a.npz", points=table, labels=labels)
