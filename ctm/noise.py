@@ -114,7 +114,7 @@ def lognormal_times(n: int, model: Levels, rng: torch.Generator) -> Tensor:
 
 
 def image_times(n: int, model: Levels, rng: torch.Generator) -> Tensor:
-    r"""As :func:`lognormal_times`, but :math:`\log t \sim N(\log 2\sigma_{data},\, 1.2)`:
+    r"""As :func:`lognormal_times`, but :math:`\log t \sim N(\log 2\sigma_{data},\, 1.2^2)`:
     in an image of many pixels that tell the same, such as a digit, noise hides what is
     shown only at higher levels (Hoogeboom et al. 2023)."""
     wide = 1.2 * randn((n,), rng, device=rng.device)

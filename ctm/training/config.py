@@ -14,16 +14,19 @@ import numpy as np
 
 from ctm import data, networks
 from ctm._checks import check_choice, check_number
+from ctm.conditional import ConditionalCTM, Guided, GuidedModel
 from ctm.losses import Consistency, Denoising, Objective
 from ctm.losses.consistency import COMPARE
 from ctm.losses.trajectories import KINDS
 from ctm.models import CTM
+from ctm.noise import image_times, lognormal_times
 
 OBJECTIVES = ("scratch", "teacher", "denoiser")
 OPTIMIZERS = ("Adam", "AdamW", "RAdam")
 PRECISIONS = ("no", "bf16")
 AT_LEAST_ONE = ("steps", "batch", "log_every", "save_every", "substeps", "reuse")
 SHARES = ("from_noise", "to_data")
+TIMES = {"points": lognormal_times, "images": image_times}
 
 
 def key(default: Any, text: str) -> Any:
@@ -61,6 +64,9 @@ class Config:
     reuse: int = key(48, "pairs drawn from each of them before the pool is solved again")
     denoising: float = key(0.1, "weight of denoising beside consistency")
     references: int = key(1024, "points that steady the denoising target; 0: none")
+    times: str = key("points", "noise levels of denoising, for points; images: higher")
+    guidance: float = key(1.0, "strengths up to this are told with the labels; 1: none")
+    drop: float = key(0.0, "share of labels hidden, so that guidance is possible")
     folder: str = key("run", "where state, log and model are written")
     log_every: int = key(100, "steps between two lines of the log")
     save_every: int = key(1000, "steps between two writings of the state")
@@ -71,7 +77,8 @@ class Config:
             if type(entry.default) in (int, float):
                 low = int(name in AT_LEAST_ONE)
                 low += name == "steps" and self.objective == "scratch"  # of two halves
-                high = 1 if name in SHARES else math.inf
+                low += name == "guidance"
+                high = 1 if name in (*SHARES, "drop") else math.inf
                 check_number(value, name, low, high, integer=type(entry.default) is int)
             elif type(value) is not type(entry.default):
                 kind = type(entry.default).__name__
@@ -79,6 +86,7 @@ class Config:
         check_choice(self.objective, "objective", OBJECTIVES)
         check_choice(self.optimizer, "optimizer", OPTIMIZERS)
         check_choice(self.precision, "precision", PRECISIONS)
+        check_choice(self.times, "times", TIMES)
         check_choice(self.kind, "kind", KINDS)
         check_choice(self.compare, "compare", COMPARE)
         if (self.objective == "teacher") != bool(self.teacher):
@@ -147,6 +155,15 @@ def load_data(name: str) -> Any:
     return data.Points(np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2))
 
 
+def told(config: Config, world: Any) -> Any:
+    """The data, with strengths of guidance and hidden labels where the file asks so."""
+    if config.guidance == 1 and not config.drop:
+        return world
+    if not hasattr(world, "sample_labelled"):
+        raise ValueError("guidance and drop need data with labels")
+    return Guided(world, (1.0, config.guidance), config.drop)
+
+
 def new_student(config: Config, world: Any) -> CTM:
     """An untrained model for the data, with the network that the file asks for."""
     student = CTM.for_data(world, seed=config.seed)
@@ -166,8 +183,17 @@ def new_student(config: Config, world: Any) -> CTM:
         raise ValueError(f"network {kind.__name__} takes no such size: {error}") from error
 
 
+def denoising(config: Config) -> Denoising:
+    """The denoising term as the file describes it."""
+    return Denoising(config.references, TIMES[config.times])
+
+
 def consistency(config: Config, teacher: Any) -> Objective:
     """The consistency term as the file describes it, with its share of denoising."""
+    if config.guidance > 1 and not hasattr(teacher, "given"):
+        raise ValueError("guidance needs a teacher that is told labels")
+    if config.guidance > 1 and isinstance(teacher, ConditionalCTM):
+        teacher = GuidedModel(teacher)  # an exact world guides by itself
     names = (
         "kind",
         "compare",
@@ -179,5 +205,4 @@ def consistency(config: Config, teacher: Any) -> Objective:
         "reuse",
     )
     term = Consistency(teacher, **{name: getattr(config, name) for name in names})
-    beside = config.denoising * Denoising(config.references)
-    return term + beside if config.denoising else term
+    return term + config.denoising * denoising(config) if config.denoising else term

@@ -17,9 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from ctm import checkpoints
-from ctm.losses import Denoising, Objective
+from ctm.losses import Objective
 from ctm.models import CTM
-from ctm.training.config import Config, consistency, load_data, new_student
+from ctm.training.config import (
+    Config,
+    consistency,
+    denoising,
+    load_data,
+    new_student,
+    told,
+)
 from ctm.training.log import Log
 from ctm.training.loop import check_same, writable
 from ctm.training.state import State
@@ -100,22 +107,23 @@ class Launch:
             model = checkpoints.load(config.teacher).to(device).requires_grad_(False)
         else:
             model = new_student(config, world).to(device)
+        data = told(config, world)
         first = {"denoiser": config.steps, "scratch": config.steps // 2}.get(
             config.objective, 0
         )
         if first:
-            model = self.fit(model, world, partial(Denoising, config.references), 0, first)
+            model = self.fit(model, data, partial(denoising, config), 0, first)
         if first < config.steps:  # from scratch as ctm.training.from_scratch does
             teacher = world.to(device) if config.teacher == "exact" else model
             make = partial(consistency, config, teacher)
-            model = self.fit(model, world, make, first, config.steps)
+            model = self.fit(model, data, make, first, config.steps)
         if self.engine.is_main_process:
             checkpoints.save(model, self.folder / "model.safetensors", **asdict(config))
         self.engine.end_training()
         return model
 
     def fit(
-        self, model: CTM, world: Any, make: Callable[[], Objective], first: int, last: int
+        self, model: CTM, data: Any, make: Callable[[], Objective], first: int, last: int
     ) -> CTM:
         """The average after steps ``first`` to ``last`` of a copy of ``model``, with an
         objective that ``make`` makes for each part. A state in the folder is taken up."""
@@ -123,7 +131,7 @@ class Launch:
         path = writable(self.folder / f"{'then' if first else 'first'}.safetensors")
         student = copy.deepcopy(model).requires_grad_(True)
         own = range(engine.process_index, self.parts, engine.num_processes)
-        parts = [self.part(student, world, make(), steps, k) for k in own]
+        parts = [self.part(student, data, make(), steps, k) for k in own]
         for part in parts[1:]:  # one model, one optimiser
             part.models, part.optimizer = parts[0].models, parts[0].optimizer
         state = parts[0]
@@ -163,7 +171,7 @@ class Launch:
         return state.models.average
 
     def part(
-        self, student: CTM, world: Any, objective: Objective, steps: int, k: int
+        self, student: CTM, data: Any, objective: Objective, steps: int, k: int
     ) -> State:
         """A part of every batch: its draws, and what its objective keeps."""
         config, seed = self.config, part_seed(self.config.seed, k)
@@ -171,7 +179,7 @@ class Launch:
         optimizer = partial(getattr(torch.optim, config.optimizer), lr=lr)
         return State(
             student,
-            world,
+            data,
             objective,
             steps,
             seed,

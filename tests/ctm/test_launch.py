@@ -303,6 +303,34 @@ def test_the_term_is_the_files():
     assert repr(consistency(config, ctm.data.ring())) == repr(wanted)
 
 
+def test_guidance_hidden_labels_and_noise_levels_are_the_files(tmp_path):
+    """The same weights as the same steps in Python: a guided student of a teacher from whom labels were hidden."""
+    world = ctm.data.half_rings()
+    ours = replace(SMALL, data="half_rings", parts=1, width=8, drop=0.3, times="images")
+    teacher = alone(replace(ours, objective="denoiser", teacher=""), tmp_path / "teacher")
+    made = new_student(ours, world)
+    data = ctm.Guided(world, (1.0, 1.0), 0.3)
+    ctm.train(made, data, ctm.Denoising(16, ctm.noise.image_times), 12, batch=32)
+    assert torch.equal(weights_of(teacher), weights_of(made))
+
+    path = str(tmp_path / "teacher/model.safetensors")
+    file = replace(ours, width=0, layers=0, teacher=path, guidance=2.0, denoising=0.0)
+    student = ctm.load(path)
+    term = Consistency(ctm.GuidedModel(made.requires_grad_(False)), pool=32, levels=8)
+    ctm.train(student, ctm.Guided(world, (1.0, 2.0), 0.3), term, 12, batch=32)
+    assert torch.equal(weights_of(alone(file, tmp_path / "student")), weights_of(student))
+    plain = alone(replace(file, guidance=1.0), tmp_path / "plain")
+    assert not torch.equal(weights_of(plain), weights_of(student))
+
+
+def test_an_exact_world_guides_by_itself():
+    world = ctm.data.half_rings()
+    config = Config(guidance=2.0, denoising=0.0)
+    assert consistency(config, world).teacher is world
+    with pytest.raises(ValueError, match="guidance needs a teacher that is told labels"):
+        consistency(config, ctm.CTM.for_data(ctm.data.ring()))
+
+
 def generator_table():
     return np.random.default_rng(0).normal(size=(9, 2)) * 1e-5
 
@@ -331,6 +359,10 @@ WRONG = {
     "not TOML": ("steps: 5", "is not TOML"),
     "no reuse": ("reuse = 0", "reuse must lie in [1, "),
     "a share above 1": ("to_data = 1.5", "to_data must lie in [0, 1], got 1.5"),
+    "guidance without labels": ("guidance = 2.0", "guidance and drop need data with labels"),
+    "little guidance": ("guidance = 0.5", "guidance must lie in [1, "),
+    "hidden twice": ("drop = 1.5", "drop must lie in [0, 1], got 1.5"),
+    "times": ("times = 'image'", "times must be one of ['images', 'points'], got 'image'"),
     "one step": ("steps = 1", "steps must lie in [2, "),
 }
 
