@@ -55,8 +55,8 @@ def test_consistency_loss_recomputed():
 
 def test_features_of_the_clean_points_alone_are_compared():
     student, target, whole = model(1), model(2), pairs(u=0.8)
-    low = student.sigma_min
-    s = torch.where(torch.arange(32)[:, None] % 4 == 0, low, 0.3).double()  # eight of 32 end there
+    low, which = student.sigma_min, torch.arange(32)[:, None] % 4
+    s = torch.where(which == 0, low, torch.where(which == 1, 1.5 * low, 0.3)).double()  # eight of 32 end there
     batch = whole._replace(s=s)
     shown = []
 
@@ -86,6 +86,14 @@ def test_features_of_the_clean_points_alone_are_compared():
     )
     assert given > bare + 1e-3  # the same pairs: the term hands its features on
     assert term.probe(student, x0, None)[3:] == pytest.approx([*x0[:, 0].tolist(), *x0[:, 1].tolist()])
+
+
+def test_the_least_of_each_choice_is_taken():
+    least = {"substeps": 1, "levels": 2, "pool": 0, "reuse": 1, "from_noise": 0.0, "to_data": 0.0}
+    Consistency(ctm.data.ring(), **least)
+    for name, low in least.items():
+        with pytest.raises(ValueError, match=f"{name} must lie in"):
+            Consistency(ctm.data.ring(), **least | {name: low - 1})
 
 
 @pytest.mark.parametrize("compare", ["s", "x0"])
@@ -163,6 +171,16 @@ def test_stable_target_recomputed():
         density = torch.exp(-(xt[i] - points).square().sum(1) / (2 * t[i] ** 2))
         assert torch.allclose(target[i], density @ points / density.sum())
     assert torch.allclose(target[0], x0[0], atol=1e-8)  # at low noise the point itself
+
+
+def test_stable_target_is_not_rounded_under_autocast():
+    g = generator()
+    x0, references = (torch.randn(n, 16, generator=g) for n in (5, 40))
+    t = torch.full((5, 1), 3.0)  # where others than the point itself count
+    xt = x0 + t * torch.randn(5, 16, generator=g)
+    exact = stable_target(xt, t, x0, references)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(stable_target(xt, t, x0, references), exact)
 
 
 def test_stable_target_is_nearer_the_posterior_mean_than_the_point():

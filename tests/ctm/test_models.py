@@ -143,6 +143,17 @@ def test_a_model_of_data_that_lie_elsewhere_is_the_model_at_the_origin_moved():
     assert torch.allclose(there.denoiser(x + mean, 2.0), here.denoiser(x, 2.0) + mean, atol=1e-12)
 
 
+def test_what_the_data_do_not_say_is_measured():
+    class Bare:
+        def sample(self, n, *, generator=None):
+            return 3 + 0.2 * torch.randn(n, 2, 3, generator=generator)
+
+    model = ctm.CTM.for_data(Bare(), ctm.networks.MLP(6))
+    assert model.shape == (2, 3)
+    assert torch.allclose(model.center, torch.full((2, 3), 3.0).double(), atol=0.02)
+    assert model.sigma_data == pytest.approx(0.2, rel=0.02)
+
+
 def test_the_output_scale_is_what_one_unit_of_the_output_moves(model):
     model = model.double()
     x, t, s = (value.double() for value in (torch.randn(5, 2), torch.full((5, 1), 3.0), torch.full((5, 1), 0.4)))
