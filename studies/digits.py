@@ -1,17 +1,17 @@
 """Digits in one step: a class-conditional denoiser, then a CTM that starts from it, on images of 8 x 8 and 28 x 28 pixels.
 The students are trained with an adversarial term in the last part of their updates.
 
-    python -m studies.digits [8] [28] [controls] [on]
+    python -m studies.digits [8] [28] [controls]
 
-One thread: some minutes for the small ones, two hours for the large, ten minutes for the controls, which are small students
-with parts of the loss left out, and twenty for training the stored large student on, with a teacher that takes twice as
-many steps and a discriminator that looks at features, which is not kept; PLANS and ON say how many steps. Training goes on
-from its own files in _build when it is started again, and more steps prolong it. Figures over the time of training, and at
-its end, are kept in studies/digits.json; the models of 28 x 28 pixels go to book/checkpoints, each with its card. A teacher
-that lies there is judged and not trained again, nor is the classifier that judges (studies/digits_judge.safetensors): take
-the file away first.
+One thread: some minutes for the small ones, three hours for the large, ten minutes for the controls, which are small
+students with parts of the loss left out; PLANS and FINISH say how many steps. Training goes on from its own files in _build
+when it is started again, and more steps prolong it. Figures over the time of training, and at its end, are kept in
+studies/digits.json; the models of 28 x 28 pixels go to book/checkpoints, each with its card. A teacher that lies there is
+judged and not trained again, nor is the classifier that judges (studies/digits_judge.safetensors): take the file away
+first.
 """
 
+import copy
 import json
 import sys
 import time
@@ -43,7 +43,7 @@ JUDGE = Path(__file__).with_name("digits_judge.safetensors")
 STATES = Path(__file__).parents[1] / "_build"
 HEUN = 18  # steps of the teacher: 36 calls, as the grid ends above 0
 SEED = 0
-ON = {"steps": 500, "batch": 64, "lr": 6e-4, "seed": SEED + 1}  # for the large student trained on, with other noise
+FINISH = {"steps": 2000, "batch": 64, "lr": 1e-3, "seed": SEED + 1}  # of the large student, with other noise
 DRAWS = (1, 2, 3)  # seeds of the noise; figures at the end are means, with the ratio of each
 
 
@@ -115,7 +115,7 @@ class Guided(ctm.Guided):
 
 class Moving(ctm.Adversarial):
     """Its discriminator sees images moved by up to three pixels, for 4,000 images it would know by heart, and learns from
-    150 batches before the student hears of it."""
+    150 batches before the student hears of it. All samples that it sees have the strength at which the student is judged."""
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
         if self.discriminator is None:
@@ -124,6 +124,12 @@ class Moving(ctm.Adversarial):
                     fake, x0 = self.estimates(models, draw, rng)
                 self.learn(models.student, x0, fake, rng)
         return super().__call__(models, draw, rng)
+
+    def estimates(self, models: Models, draw: Draw, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        data: Any = draw.data
+        alike = copy.copy(draw)
+        alike.data = Guided(data.data, (data.w, data.w), data.drop, data.w)
+        return super().estimates(models, alike, rng)
 
     def noised(self, student: ctm.CTM, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return super().noised(student, shifted(x, 3, rng), rng)
@@ -167,7 +173,8 @@ class Judge:
     """Figures of samples: a classifier of the training half, and sets of that half as the floor.
 
     ``cut`` is the ratio after samples are cut to the range of the training images, as a picture file cuts them. ``pixels``
-    is that in the 64 principal components of the training images, which no network chose.
+    is that in the 64 principal components of the training images, which no network chose. ``spread`` is the variance within
+    a class, of features of images so cut, over that of the training images.
     """
 
     def __init__(self, train: Points, test: Points, classifier: Classifier | None = None) -> None:
@@ -175,6 +182,7 @@ class Judge:
         self.range = float(train.rows.min()), float(train.rows.max())
         self.axes = torch.linalg.eigh(train.rows.flatten(1).T.cov())[1][:, -64:]
         self.train, self.test = (self.classifier.features(half.rows) for half in (train, test))
+        self.labels, self.within = train.labels, within(self.train, train.labels)
         train_pixels, self.test_pixels = (half.rows.flatten(1) @ self.axes for half in (train, test))
         sizes = [n for n in (500, 1000, len(train.rows)) if n <= len(train.rows)]
         self.floors = {n: [frechet_distance(part, self.test) for part in sets(self.train, n)] for n in sizes}
@@ -188,10 +196,12 @@ class Judge:
         """What sets of ``n`` training images score, the mean over all of them, and the accuracy on the test images."""
         found = [precision_recall(self.test, part) for part in sets(self.train, n)]
         precision, recall = map(mean, zip(*found, strict=True))
+        parts = zip(sets(self.train, n), sets(self.labels, n), strict=True)
         return {
             "ratio": 1.0,
             "cut": 1.0,
             "pixels": 1.0,
+            "spread": round(mean(within(*part) for part in parts) / self.within, 4),
             "precision": round(precision, 4),
             "recall": round(recall, 4),
             "accuracy": round(self.accuracy, 4),
@@ -205,6 +215,7 @@ class Judge:
             "ratio": round(frechet_distance(features, self.test) / self.floor[len(x)], 4),
             "cut": round(frechet_distance(of_cut, self.test) / self.floor[len(x)], 4),
             "pixels": round(frechet_distance(x.flatten(1) @ self.axes, self.test_pixels) / self.pixel_floor[len(x)], 4),
+            "spread": round(within(of_cut, labels) / self.within, 4),
             "precision": round(precision, 4),
             "recall": round(recall, 4),
             "accuracy": round(self.classifier.accuracy(x, labels), 4),
@@ -216,6 +227,11 @@ def over_draws(judge: Judge, drawn: list[Tensor], labels: Tensor) -> dict[str, A
     found = [judge(x, labels) for x in drawn]
     means = {key: round(mean(one[key] for one in found), 4) for key in found[0]}
     return {**means, "each": [one["ratio"] for one in found]}
+
+
+def within(features: Tensor, labels: Tensor) -> float:
+    """The variance within a class, added over the features; the mean over the classes."""
+    return mean(float(features[labels == c].double().var(0).sum()) for c in labels.unique())
 
 
 def sets(rows: Tensor, n: int) -> list[Tensor]:
@@ -316,8 +332,14 @@ def make(size: int) -> None:
     teacher = teacher.requires_grad_(False)
     student = student_of(teacher)
     data = Guided(train, plan.strengths, 0.1, plan.w)
-    spent = stage(size, "student", student, data, loss(size, teacher, train), judge, plan.student)
-    write(size, "student", student, plan.student["steps"], spent, measure(size, "student", student, judge))
+    steps, spent = (
+        plan.student["steps"],
+        stage(size, "student", student, data, loss(size, teacher, train), judge, plan.student),
+    )
+    if size == 28:
+        measure(size, "unfinished", student, judge)
+        steps, spent = steps + FINISH["steps"], spent + finish(student, teacher, train)
+    write(size, "student", student, steps, spent, measure(size, "student", student, judge))
 
 
 def loss(size: int, teacher: ctm.CTM, train: Points, features: bool = True, adversarial: bool = True) -> Term:
@@ -351,29 +373,29 @@ def controls() -> None:
             note(size=8, how="control", w=w, **told, **over_draws(judge, drawn, labels))
 
 
-def on() -> None:
-    """The large student trained on. Trajectories are solved in 18 steps, as the teacher is judged; the discriminator looks
-    at features of four classifiers, two of which see images cut to the data's range, and mostly at samples of one call."""
-    train, test = halves(28)
-    judge = Judge(train, test, classifier(train))
-    teacher, student = (ctm.load(FOLDER / f"digits_28_{name}.safetensors") for name in ("teacher", "student"))
-    known = [Classifier.trained(train, seed=SEED + k) for k in (1, 2, 3, 4)]  # none of them judges
+def finish(student: ctm.CTM, teacher: ctm.CTM, train: Points) -> float:
+    """Train the large student on; returns the processor seconds. Its trajectories are now solved in 18 steps, as the teacher
+    is judged. Discriminator and loss look at features of classifiers, none of which judges; every other one sees images cut
+    to the data's range."""
+    plan = PLANS[28]
+    known = [Classifier.trained(train, seed=SEED + k) for k in (1, 2, 3, 4)]
     depths = [Depths(one, train.rows[:1000], cut=k % 2 == 0) for k, one in enumerate(known)]
     judged = Moving(
-        start=0,
-        noise=0.02,
+        start=0.15,
+        noise=0.01,
         r1=0,
         lr=1.5e-3,
         from_noise=0.8,
         to_data=0.8,
         features=lambda x: [h for one in depths for h in one(x)],
     )
-    choices = PLANS[28].consistency | {"substeps": 2, "reuse": 16}
-    guided = ctm.GuidedModel(teacher.requires_grad_(False))
-    term = ctm.Consistency(guided, features=depths[0], **choices) + judged
-    data = Guided(train, PLANS[28].strengths, 0.1, PLANS[28].w)
-    stage(28, "on", student, data, term, judge, ON)
-    measure(28, "on", student, judge)
+    choices = plan.consistency | {"substeps": 2, "reuse": 16, "from_noise": 0.6, "to_data": 0.7}
+    seen = lambda x: depths[0](x) + depths[1](x)  # noqa: E731
+    term = ctm.Consistency(ctm.GuidedModel(teacher), features=seen, **choices) + judged
+    watched = Watched(term, FINISH["steps"], lambda *_: None)
+    path = STATES / "digits_28_finish.safetensors"
+    ctm.train(student, Guided(train, plan.strengths, 0.1, plan.w), watched, checkpoint=path, save_every=200, **FINISH)
+    return watched.seconds()
 
 
 def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any]:
@@ -411,7 +433,7 @@ def write(size: int, name: str, model: ctm.CTM, steps: int, seconds: float, figu
 
 def main() -> None:
     torch.set_num_threads(1)
-    run_parts({"8": partial(make, 8), "28": partial(make, 28), "controls": controls, "on": on})
+    run_parts({"8": partial(make, 8), "28": partial(make, 28), "controls": controls})
 
 
 if __name__ == "__main__":

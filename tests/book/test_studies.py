@@ -189,6 +189,13 @@ def test_a_watched_term_is_the_term_and_is_seen_as_often_as_said(tmp_path):
     assert seen[0][1] > 0  # the seconds before the interruption count
 
 
+def test_the_spread_within_classes_recomputed():
+    labels = torch.tensor([0, 0, 0, 1, 1])
+    features = torch.tensor([[0.0, 5.0], [3.0, 5.0], [6.0, 5.0], [1.0, 1.0], [1.0, 5.0]])
+    assert digits.within(features, labels) == pytest.approx((9 + 8) / 2)
+    assert digits.within(10 + 0.5 * features, labels) == pytest.approx((9 + 8) / 8)
+
+
 def test_samples_of_a_study_are_one_for_each_label():
     train, _ = digits.halves(8)
     model = digits.new_model(8, train)
