@@ -332,10 +332,8 @@ def make(size: int) -> None:
     teacher = teacher.requires_grad_(False)
     student = student_of(teacher)
     data = Guided(train, plan.strengths, 0.1, plan.w)
-    steps, spent = (
-        plan.student["steps"],
-        stage(size, "student", student, data, loss(size, teacher, train), judge, plan.student),
-    )
+    steps = plan.student["steps"]
+    spent = stage(size, "student", student, data, loss(size, teacher, train), judge, plan.student)
     if size == 28:
         measure(size, "unfinished", student, judge)
         steps, spent = steps + FINISH["steps"], spent + finish(student, teacher, train)
@@ -389,8 +387,11 @@ def finish(student: ctm.CTM, teacher: ctm.CTM, train: Points) -> float:
         to_data=0.8,
         features=lambda x: [h for one in depths for h in one(x)],
     )
+
+    def seen(x: Tensor) -> list[Tensor]:
+        return depths[0](x) + depths[1](x)
+
     choices = plan.consistency | {"substeps": 2, "reuse": 16, "from_noise": 0.6, "to_data": 0.7}
-    seen = lambda x: depths[0](x) + depths[1](x)  # noqa: E731
     term = ctm.Consistency(ctm.GuidedModel(teacher), features=seen, **choices) + judged
     watched = Watched(term, FINISH["steps"], lambda *_: None)
     path = STATES / "digits_28_finish.safetensors"
