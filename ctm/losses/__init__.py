@@ -5,6 +5,7 @@ from ctm.losses.adversarial import Adversarial, hinge_loss, r1_penalty
 from ctm.losses.consistency import Consistency, consistency_loss
 from ctm.losses.denoising import Denoising, dsm_loss, stable_target
 from ctm.losses.eulerian import Eulerian
+from ctm.losses.frechet import Frechet, affine_map, mean_and_covariance
 from ctm.losses.lagrangian import Lagrangian
 from ctm.losses.laws import Batch, Law, Then
 from ctm.losses.methods import METHODS
@@ -46,6 +47,7 @@ __all__ = [
     "Denoising",
     "Draw",
     "Eulerian",
+    "Frechet",
     "Lagrangian",
     "Law",
     "Levels",
@@ -62,6 +64,7 @@ __all__ = [
     "Then",
     "Trajectories",
     "adaptive_weight",
+    "affine_map",
     "anywhere",
     "as_term",
     "consistency_loss",
@@ -71,6 +74,7 @@ __all__ = [
     "grid_times",
     "half",
     "hinge_loss",
+    "mean_and_covariance",
     "move_average",
     "noised_points",
     "r1_penalty",
