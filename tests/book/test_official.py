@@ -49,6 +49,9 @@ def test_the_longest_of_a_batch():
     assert longest / ((2 * most + 1) / 3) == pytest.approx(1.46, abs=0.005)
     assert "38.4 steps on average; with one length they take 26.3" in PAGE
     assert "46 per cent longer" in PAGE
+    soft = [sum((gap + 1) / 2 for gap in range(1, room + 1)) / room for room in range(1, most + 1)]  # t, then s, then u
+    assert sum(soft) / most == pytest.approx(5.8, abs=0.05)
+    assert "the mean length is 5.8, not 7.3" in PAGE
 
 
 def test_long_targets_take_the_times_of_the_code():
@@ -198,7 +201,12 @@ def test_the_page_shows_the_denoisers_of_both_laws():
         )
         ratios = [b / a for a, b in zip(normal, half, strict=True)]
         assert [least, most] == [f"{min(ratios):.2f}", f"{max(ratios):.2f}"]
-    for variant, shown in (("one a batch", "0.40 (0.39 to 0.48)"), ("soft", "0.047 (0.045 to 0.051)")):
+    denoisers = {
+        "one a batch": "0.40 (0.39 to 0.48)",
+        "one a sample": "0.31 (0.25 to 0.31)",
+        "soft": "0.047 (0.045 to 0.051)",
+    }
+    for variant, shown in denoisers.items():
         digits = len(shown.partition(" ")[0]) - 2
         middle, low, high = (f"{v:.{digits}f}" for v in ROWS.spread("denoiser 8", check="length", variant=variant))
         assert f"{middle} ({low} to {high})" == shown
@@ -220,7 +228,7 @@ def test_small_figures_of_the_page():
     """What the page says beside its tables of lags, ranges, files and places."""
     assert "1.7% of this run" in PAGE
     assert 10 / official.STEPS == pytest.approx(0.017, abs=0.0005) == 1000 / 60_000  # lag over length of the run
-    assert "at decay 0.999: over 50,000 steps" in PAGE
+    assert "at decay 0.999: over 60,000 steps" in PAGE
     assert "miss each other by 0.0005" in PAGE
     code, paper = (ROWS.spread("error", check="long", variant=f"{first}, average") for first in ("current", "average"))
     assert code[1] - paper[2] == pytest.approx(0.0005, abs=5e-5)
@@ -230,7 +238,7 @@ def test_small_figures_of_the_page():
     assert seconds[0] / 3.5 / seconds[1] == pytest.approx(1.5, abs=0.1) == 1 / 0.65  # timed together; 2,100 steps for 600
     assert "one time in ten" in PAGE
     assert 2 / math.comb(6, 3) == 0.1  # three and three in order, either way round
-    assert "in one run of two hundred" in PAGE
+    assert "In about 0.5% of runs two names collide" in PAGE
     assert math.comb(50_000 // 500, 2) / 1e6 == pytest.approx(1 / 200, rel=0.02)  # names of files below a million
     assert 50_000 % 128
     top, bottom = 80 ** (1 / 7), 0.002 ** (1 / 7)
