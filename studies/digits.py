@@ -1,11 +1,12 @@
 """Digits in one step: a class-conditional denoiser, then a CTM that starts from it, on images of 8 x 8 and 28 x 28 pixels.
-The students are trained with an adversarial term in the last part of their updates.
+The students are trained with an adversarial term in the last part of their updates; the large one is then trained on in two
+short parts, the second with the Frechet distance as a term of the loss.
 
     python -m studies.digits [8] [28] [controls]
 
 One thread: some minutes for the small ones, three hours for the large, ten minutes for the controls, which are small
-students with parts of the loss left out; PLANS and FINISH say how many steps. Training goes on from its own files in _build
-when it is started again, and more steps prolong it. Figures over the time of training, and at its end, are kept in
+students with parts of the loss left out; PLANS, FINISH and SETTLE say how many steps. Training goes on from its own files in
+_build when it is started again, and more steps prolong it. Figures over the time of training, and at its end, are kept in
 studies/digits.json; the models of 28 x 28 pixels go to book/checkpoints, each with its card. A teacher that lies there is
 judged and not trained again, nor is the classifier that judges (studies/digits_judge.safetensors): take the file away
 first.
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean as mean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ STATES = Path(__file__).parents[1] / "_build"
 HEUN = 18  # steps of the teacher: 36 calls, as the grid ends above 0
 SEED = 0
 FINISH = {"steps": 2000, "batch": 64, "lr": 1e-3, "seed": SEED + 1}  # of the large student, with other noise
+SETTLE = {"steps": 400, "batch": 64, "lr": 5e-5, "seed": SEED + 2}  # the last of it
 DRAWS = (1, 2, 3)  # seeds of the noise; figures at the end are means, with the ratio of each
 
 
@@ -126,13 +128,24 @@ class Moving(ctm.Adversarial):
         return super().__call__(models, draw, rng)
 
     def estimates(self, models: Models, draw: Draw, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        data: Any = draw.data
-        alike = copy.copy(draw)
-        alike.data = Guided(data.data, (data.w, data.w), data.drop, data.w)
-        return super().estimates(models, alike, rng)
+        return super().estimates(models, asked(draw), rng)
 
     def noised(self, student: ctm.CTM, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return super().noised(student, shifted(x, 3, rng), rng)
+
+
+class Settled(ctm.losses.Frechet):
+    """All of its samples have the strength at which the student is judged."""
+
+    def samples(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
+        return super().samples(models, asked(draw), rng)
+
+
+def asked(draw: Draw) -> Draw:
+    """The same draw with that strength alone."""
+    alike, data = copy.copy(draw), cast(Any, draw.data)
+    alike.data = Guided(data.data, (data.w, data.w), data.drop, data.w)
+    return alike
 
 
 class Watched(Term):
@@ -336,7 +349,11 @@ def make(size: int) -> None:
     spent = stage(size, "student", student, data, loss(size, teacher, train), judge, plan.student)
     if size == 28:
         measure(size, "unfinished", student, judge)
-        steps, spent = steps + FINISH["steps"], spent + finish(student, teacher, train)
+        known = [Classifier.trained(train, seed=SEED + k) for k in (1, 2, 3, 4)]  # none of them judges
+        spent += finish(student, teacher, train, known)
+        measure(size, "unsettled", student, judge)
+        spent += settle(student, teacher, train, known, judge)
+        steps += FINISH["steps"] + SETTLE["steps"]
     write(size, "student", student, steps, spent, measure(size, "student", student, judge))
 
 
@@ -371,13 +388,22 @@ def controls() -> None:
             note(size=8, how="control", w=w, **told, **over_draws(judge, drawn, labels))
 
 
-def finish(student: ctm.CTM, teacher: ctm.CTM, train: Points) -> float:
-    """Train the large student on; returns the processor seconds. Its trajectories are now solved in 18 steps, as the teacher
-    is judged. Discriminator and loss look at features of classifiers, none of which judges; every other one sees images cut
-    to the data's range."""
-    plan = PLANS[28]
-    known = [Classifier.trained(train, seed=SEED + k) for k in (1, 2, 3, 4)]
+def closer(teacher: ctm.CTM, train: Points, known: list[Classifier]) -> tuple[ctm.Consistency, list[Depths]]:
+    """The first term when the large student is trained on, with trajectories solved in 18 steps, as the teacher is judged;
+    and what classifiers see. Every other one sees images cut to the data's range; the first two are in the term."""
     depths = [Depths(one, train.rows[:1000], cut=k % 2 == 0) for k, one in enumerate(known)]
+
+    def seen(x: Tensor) -> list[Tensor]:
+        return depths[0](x) + depths[1](x)
+
+    choices = PLANS[28].consistency | {"substeps": 2, "reuse": 16, "from_noise": 0.6, "to_data": 0.7}
+    return ctm.Consistency(ctm.GuidedModel(teacher), features=seen, **choices), depths
+
+
+def finish(student: ctm.CTM, teacher: ctm.CTM, train: Points, known: list[Classifier]) -> float:
+    """Train the large student on with a discriminator of features; returns the processor seconds."""
+    plan = PLANS[28]
+    term, depths = closer(teacher, train, known)
     judged = Moving(
         start=0.15,
         noise=0.01,
@@ -387,16 +413,23 @@ def finish(student: ctm.CTM, teacher: ctm.CTM, train: Points) -> float:
         to_data=0.8,
         features=lambda x: [h for one in depths for h in one(x)],
     )
-
-    def seen(x: Tensor) -> list[Tensor]:
-        return depths[0](x) + depths[1](x)
-
-    choices = plan.consistency | {"substeps": 2, "reuse": 16, "from_noise": 0.6, "to_data": 0.7}
-    term = ctm.Consistency(ctm.GuidedModel(teacher), features=seen, **choices) + judged
-    watched = Watched(term, FINISH["steps"], lambda *_: None)
+    watched = Watched(term + judged, FINISH["steps"], lambda *_: None)
     path = STATES / "digits_28_finish.safetensors"
     ctm.train(student, Guided(train, plan.strengths, 0.1, plan.w), watched, checkpoint=path, save_every=200, **FINISH)
     return watched.seconds()
+
+
+def settle(student: ctm.CTM, teacher: ctm.CTM, train: Points, known: list[Classifier], judge: Judge) -> float:
+    """Train it on once more, at a low rate, with the Frechet distance of its samples from the training images in the last
+    features of each classifier, of images as they are and cut to the data's range; returns the processor seconds."""
+    low, high = judge.range
+
+    def features(x: Tensor) -> list[Tensor]:
+        return [one.features(images) for one in known for images in (x, x.clamp(low, high))]
+
+    plan, (term, _) = PLANS[28], closer(teacher, train, known)
+    data = Guided(train, plan.strengths, 0.1, plan.w)
+    return stage(28, "settle", student, data, term + 6 * Settled(train.rows, features), judge, SETTLE)
 
 
 def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Frechet(Term):
     """A function that returns tensors ``(n, d)``; the points themselves if None."""
     batch: int = 128
     """Samples drawn in a step."""
-    memory: int = 2048
+    memory: int = 1024
     """Samples whose features are kept."""
 
     def __post_init__(self) -> None:

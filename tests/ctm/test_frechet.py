@@ -179,8 +179,8 @@ def test_a_resumed_run_knows_its_data_and_features():
             r"features must return tensors \(9, d\), got \(9, 3, 1\)",
         ),
         (lambda x: Frechet(x / 0), "real must be finite"),
-        (lambda x: Frechet(x).load_state_dict({"0": torch.zeros(4, 3)}), r"the features kept must be .*2048"),
-        (lambda x: Frechet(x).load_state_dict({"1": torch.zeros(2048, 3)}), "the features kept"),
+        (lambda x: Frechet(x).load_state_dict({"0": torch.zeros(4, 3)}), r"the features kept must be .*1024"),
+        (lambda x: Frechet(x).load_state_dict({"1": torch.zeros(1024, 3)}), "the features kept"),
     ],
 )
 def test_bad_input_is_named(make, message):
