@@ -79,7 +79,7 @@ def trajectories(net, x, times):
 
 
 def moons(n, rng):
-    """Two half circles, standardised."""
+    """Two half circles, centred; the standard deviation over points and coordinates is 0.51."""
     angle, side = torch.pi * torch.rand(n, generator=rng), (torch.rand(n, generator=rng) < 0.5).float()
     x = torch.stack([angle.cos() * (1 - 2 * side) + side - 0.5, angle.sin() * (1 - 2 * side) + side / 2 - 0.25], 1)
     return 0.72 * (x + 0.08 * torch.randn(n, 2, generator=rng))
@@ -121,10 +121,10 @@ def train(data, steps=6000, batch=320, levels=96, pool=4096, seed=0):
             noise = torch.randn(pool, 2, generator=rng)
             points = trajectories(teacher, data(pool, rng) + SIGMA_MAX * noise, times)
         row, pick = torch.randint(pool, (batch,), generator=rng), torch.rand(4, batch, generator=rng)
-        t = (pick[0] * levels * (pick[1] > 0.4)).long()  # from pure noise in two fifths of the pairs
-        s = torch.where(pick[2] < 0.5, levels, t + 1 + (pick[3] * (levels - t)).long())  # to the data in half of them
-        u = s  # global consistency: the teacher goes all the way; t + 1 is local, anything between is soft
-        pair = points[row, t], times[t, None], points[row, u], times[u, None], times[s, None]
+        ti = (pick[0] * levels * (pick[1] > 0.4)).long()  # from pure noise in two fifths of the pairs
+        si = torch.where(pick[2] < 0.5, levels, ti + 1 + (pick[3] * (levels - ti)).long())  # to the data in half of them
+        ui = si  # global consistency: the teacher goes all the way; ti + 1 is local, anything between is soft
+        pair = points[row, ti], times[ti, None], points[row, ui], times[ui, None], times[si, None]
         return consistency_loss(net, *pair) + 0.1 * denoising(net, step)
 
     return run(deepcopy(teacher).requires_grad_(True), jumping, steps // 2)

@@ -2,9 +2,9 @@
 
     python -m studies.nano
 
-One run of each, with the file's own seed, on one thread: some minutes on one core. The first half of the training is
-the same for every change and is trained once. The results are in studies/nano.json, the pictures of the page in
-book/_static. Every run is measured anew.
+On one thread, 10 to 20 minutes on one core. The file as it is has five seeds, its own first; each change is run once, with
+the file's own seed. The first half of the training is the same for every change and is trained once. The results are in
+studies/nano.json, the pictures of the page in book/_static. Every run is measured anew.
 """
 
 import contextlib
@@ -29,11 +29,13 @@ SOURCE = (ROOT / "nano_ctm.py").read_text(encoding="utf-8")
 # What a line of the file has, and what stands there instead.
 CHANGES = {
     "as it is": None,
-    "local": ("u = s  #", "u = t + 1  #"),
+    "local": ("ui = si  #", "ui = ti + 1  #"),
     "without the factor": ("s / t * x + (1 - s / t) * g", "s / t * x + g"),
     "without the division": ("- target) / (c_out(t) * (1 - s / t))).square", "- target)).square"),
 }
+SEEDS = (0, 1, 2, 3, 4)  # the file's own first
 POINTS, DRAWS, SHOWN, BATCHES, MIDDLE = 20_000, 8, 600, 100, 0.5
+PACKAGE_POINTS = 50_000  # as studies/joint.py judges the package
 GREY, ORANGE = "#555555", "#D55E00"
 
 
@@ -72,12 +74,17 @@ def walked(file: ModuleType, teacher: torch.nn.Module, n: int, rng: torch.Genera
 
 
 def apart(file: ModuleType, model: torch.nn.Module, teacher: torch.nn.Module, draws: int = 3) -> dict[str, list[float]]:
-    """How far a jump from noise ends from where the teacher's small steps end, and the model's own; of the data's spread."""
-    found: dict[str, list[float]] = {"teacher": [], "own": []}
+    """How far a jump from noise ends from where the teacher's small steps end, and the model's own; of the data's spread.
+
+    "walks": how far these two ends are from each other.
+    """
+    found: dict[str, list[float]] = {"teacher": [], "own": [], "walks": []}
     for seed in range(draws):
-        end = one_call(file, model, 2000, torch.Generator().manual_seed(seed))
-        for name, walker in (("teacher", teacher), ("own", model)):
-            missed = end - walked(file, walker, 2000, torch.Generator().manual_seed(seed))  # from the same noise
+        end, far, own = (  # from the same noise
+            sampler(file, net, 2000, torch.Generator().manual_seed(seed))
+            for sampler, net in ((one_call, model), (walked, teacher), (walked, model))
+        )
+        for name, missed in (("teacher", end - far), ("own", end - own), ("walks", far - own)):
             found[name].append(round(missed.square().mean().sqrt().item() / file.SIGMA_DATA, 4))
     return found
 
@@ -134,20 +141,26 @@ def printed(job: Callable[..., Any], *given: Any) -> tuple[Any, str]:
 
 
 def measure(
-    change: tuple[str, str] | None, half: tuple[torch.nn.Module, str] | None = None, more: bool = False, **settings: int
+    change: tuple[str, str] | None,
+    half: tuple[torch.nn.Module, str] | None = None,
+    more: bool = False,
+    seed: int = 0,
+    **settings: int,
 ) -> tuple[dict[str, Any], torch.Tensor, tuple[torch.nn.Module, str]]:
     """Figures of one run, some of its samples, and its first half. ``more``: the teacher and two calls are judged too.
 
-    The ``settings`` are those of the file's ``train``.
+    The ``seed`` and the ``settings`` are those of the file's ``train``. The draws that judge a model are the same for every
+    seed, but for those of "as the package".
     """
     file, started = nano(change), time.process_time()
     watched = Watched(file, half)
-    model = file.train(file.moons, **settings)
+    model = file.train(file.moons, seed=seed, **settings)
     seconds = time.process_time() - started
     world = SimpleNamespace(sample=lambda n, generator: file.moons(n, generator))
 
-    def ratio(sampler: Callable[..., torch.Tensor], *given: Any) -> list[float]:
-        found = ratio_to_floor(lambda n, rng: sampler(file, given[0], n, rng, *given[1:]), world, n=POINTS, draws=DRAWS)
+    def ratio(sampler: Callable[..., torch.Tensor], *given: Any, **judged: int) -> list[float]:
+        judged = {"n": POINTS, "draws": DRAWS} | judged
+        found = ratio_to_floor(lambda n, rng: sampler(file, given[0], n, rng, *given[1:]), world, **judged)
         return [round(value, 3) for value in (found.mean, found.low, found.high)]
 
     mean, *interval = ratio(one_call, model)
@@ -165,6 +178,7 @@ def measure(
         row["teacher"] = ratio(walked, watched.teacher)
         row["two calls"] = ratio(two_calls, model, False)
         row["two calls, fresh noise"] = ratio(two_calls, model, True)
+        row["as the package"] = ratio(one_call, model, n=PACKAGE_POINTS, seed=200 + seed)
         row["apart"] = apart(file, model, watched.teacher)
     first = "".join(f"{line}\n" for line in lines[: len(lines) // 2])
     return row, samples[:SHOWN], (watched.teacher, first)
@@ -185,8 +199,12 @@ def main() -> None:
     torch.set_num_threads(1)
     rows, shown, half = Rows(), {}, None
     for name, change in CHANGES.items():
-        row, shown[name], half = measure(change, half, more=change is None)
-        rows.append({"variant": name, **row})
+        row, shown[name], half = measure(change, half, more=change is None, seed=SEEDS[0])
+        rows.append({"variant": name, "seed": SEEDS[0], **row})
+        keep(RESULTS, rows)
+        print(rows[-1], flush=True)
+    for seed in SEEDS[1:]:
+        rows.append({"variant": "as it is", "seed": seed, **measure(None, more=True, seed=seed)[0]})
         keep(RESULTS, rows)
         print(rows[-1], flush=True)
     rows += [{"variant": "untrained", "scale": scale, "loss": round(first_loss(scale), 4)} for scale in (0.25, 1, 4)]

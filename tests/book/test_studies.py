@@ -8,7 +8,7 @@ import json
 import math
 import re
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 
 import pytest
 import torch
@@ -285,6 +285,7 @@ def nano_denoiser(file, model, x, t):
 @pytest.mark.parametrize("name", nano.CHANGES)
 def test_a_change_of_nano_is_one_place_of_its_text_and_runs(name, monkeypatch, capsys):
     monkeypatch.setattr(nano, "POINTS", 200)
+    monkeypatch.setattr(nano, "PACKAGE_POINTS", 200)
     monkeypatch.setattr(nano, "DRAWS", 2)
     monkeypatch.setattr(nano, "BATCHES", 2)
     settings = {"steps": 4, "batch": 16, "levels": 8, "pool": 32}
@@ -296,38 +297,82 @@ def test_a_change_of_nano_is_one_place_of_its_text_and_runs(name, monkeypatch, c
     again, same, _ = nano.measure(nano.CHANGES[name], half, more=True, **settings)  # its first half is given
     assert torch.equal(same, samples)
     assert (again["printed"], again["parts"]) == (row["printed"], row["parts"])
-    assert all(math.isfinite(value) for figure in ("teacher", "two calls") for value in again[figure])
+    assert all(math.isfinite(value) for figure in ("teacher", "two calls", "as the package") for value in again[figure])
     file = nano.nano(nano.CHANGES[name])
     with contextlib.redirect_stdout(io.StringIO()):
         plain = file.train(file.moons, **settings)
     assert torch.equal(nano.one_call(file, plain, 200, torch.Generator().manual_seed(1)), samples)  # as if unwatched
+    _, moved, _ = nano.measure(nano.CHANGES[name], seed=1, **settings)
+    with contextlib.redirect_stdout(io.StringIO()):
+        other = file.train(file.moons, seed=1, **settings)
+    assert torch.equal(nano.one_call(file, other, 200, torch.Generator().manual_seed(1)), moved)
+    assert not torch.equal(moved, samples)
     start = 10 * torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
 
-    def missed(walker):  # from the end of Heun's steps with this denoiser
+    def walk(walker):  # the end of Heun's steps with this denoiser
         x = start
         for t, u in itertools.pairwise(file.grid(96).tolist()):
             slope = (x - nano_denoiser(file, walker, x, t)) / t
             ahead = x + (u - t) * slope
             x = x + (u - t) * (slope + (ahead - nano_denoiser(file, walker, ahead, u)) / u) / 2
-        return (nano.jump(file, plain, start, 10.0, 0.002) - x).square().mean().sqrt().item() / 0.5
+        return x
 
     found = nano.apart(file, plain, half[0])
     assert found["own"][0] != found["teacher"][0]
-    for name, walker in (("own", plain), ("teacher", half[0])):
-        assert found[name][0] == pytest.approx(missed(walker), rel=1e-3, abs=1e-4)
+    end, own, far = nano.jump(file, plain, start, 10.0, 0.002), walk(plain), walk(half[0])
+    for name, missed in (("own", end - own), ("teacher", end - far), ("walks", far - own)):
+        assert found[name][0] == pytest.approx(missed.square().mean().sqrt().item() / 0.5, rel=1e-3, abs=1e-4)
 
 
 def test_the_page_of_nano_says_what_its_study_found():
     page, rows = (STUDIES.parent / "book/nano.md").read_text(encoding="utf-8"), load("nano")
-    assert "\n".join(rows.one(variant="as it is")["printed"]) in page
-    for figure in ("teacher", "two calls", "two calls, fresh noise"):
-        mean, low, high = rows.one(variant="as it is")[figure]
-        assert f"at {mean:.2f} ({low:.2f} to {high:.2f})" in page
-    apart = rows.one(variant="as it is")["apart"]
-    assert f"end by {fmean(apart['teacher']):.2f} of" in page
-    assert f"own jumps gave {min(apart['own']):.3f} to {max(apart['own']):.3f}" in page
+    seeds = Rows({**row, "one call": [row["ratio"], *row["interval"]]} for row in rows.where(variant="as it is"))
+    assert sorted(seeds.values("seed")) == list(nano.SEEDS)
+    own, parts = seeds.one(seed=nano.SEEDS[0]), [row["parts"]["after"] for row in seeds]
+    assert "\n".join(own["printed"]) in page
+    labels = ("the file, one call", "its teacher", "the file, a second call", "the same, without fresh noise")
+    figures = ("one call", "teacher", "two calls, fresh noise", "two calls")
+    for label, figure in zip(labels, figures, strict=True):
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {label}")]
+        said = [float(number) for cell in line.split("|")[2:4] for number in re.findall(r"[\d.]+", cell)]
+        means = [mean for mean, *_ in seeds.values(figure)]
+        assert said == pytest.approx([median(means), min(means), max(means), *own[figure]], abs=5.1e-3)
+    _, low, high = seeds.spread("ratio")
+    for sentence in ("was {} to {} times that", "the range above, {} to {},"):
+        assert sentence.format(f"{low:.2f}", f"{high:.2f}") in page
+    teachers = [row["teacher"][0] for row in seeds]
+    assert f"differ more, from {min(teachers):.2f} to {max(teachers):.2f}." in page
+    farther = [row["ratio"] - row["teacher"][0] for row in seeds]
+    assert f"between {-min(farther):.2f} nearer and {max(farther):.2f} farther" in page
+    nearer, *farther = sorted(row["two calls"][0] - row["ratio"] for row in seeds)
+    said = f"{farther[0]:.2f} to {farther[-1]:.2f} farther with four seeds and {-nearer:.2f} nearer with one"
+    assert said in page
+    assert all(row["two calls, fresh noise"][0] < row["ratio"] for row in seeds)
+    assert all(row["as the package"][1] > 1 for row in seeds)  # where their intervals begin
+    *first, last = [f"{row['as the package'][0]:.2f}" for row in seeds]
+    assert f"seeds 0 to 4 had {', '.join(first)} and {last}." in page
+    package = load("joint").where(world="two_moons", regime="none", steps=6000)
+    assert package.values("seed") == [0, 1, 2]
+    *first, last = [f"{ratio:.2f}" for ratio in package.values("ratio")]
+    assert f"had {', '.join(first)} and {last} with seeds 0 to 2" in page
+    assert max(package.values("ratio")) < min(row["as the package"][0] for row in seeds)
+    assert math.comb(len(seeds) + len(package), len(package)) == 56
+    apart = {name: [value for row in seeds for value in row["apart"][name]] for name in own["apart"]}
+    ranges = {name: f"{min(values):.3f} to {max(values):.3f}" for name, values in apart.items()}
+    assert f"end by {ranges['teacher']} of" in page
+    assert f"that gave {ranges['teacher']}." in page
+    assert f"own jumps gave {ranges['own']}," in page
+    assert f"the walks of the two end {ranges['walks']} apart" in page
+    assert f"own part has fallen to {own['parts']['after'][0]:.4f}." in page
+    assert {round(10 * denoising, 2) for _, denoising in parts} == {0.82}
+    tenth = rows.one(variant="without the factor")["parts"]["after"][1]
+    assert f"about 0.08, but {tenth:.1f} after change 2" in page
+    assert f"(that {tenth:.1f})" in page
+    division, local = (rows.one(variant=name)["ratio"] for name in ("without the division", "local"))
+    assert f"{division:.2f} against {own['ratio']:.2f}, well within" in page
+    assert low < division < high < local
     for place, name in enumerate(nano.CHANGES):
-        row, label = rows.one(variant=name), f"| {place}. {name} |" if place else f"| {name} |"
+        row, label = rows.one(variant=name, seed=nano.SEEDS[0]), f"| {place}. {name} |" if place else f"| {name} |"
         (line,) = [line for line in page.splitlines() if line.startswith(label)]
         ratio, low, high, spread = map(float, re.findall(r"[\d.]+", line.split("|", 4)[4].replace("|", " ")))
         assert [ratio, low, high] == pytest.approx([row["ratio"], *row["interval"]], rel=5e-3)
