@@ -18,13 +18,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 import ctm
 from ctm import images
@@ -34,6 +35,7 @@ from ctm.losses import Draw, Models, Objective
 from ctm.losses.objective import Term
 from ctm.metrics import precision_recall
 from ctm.models import student_of
+from ctm.networks.base import draw_weights
 from ctm.noise import DrawTimes, image_times, karras_times, lognormal_times
 from ctm.samplers import gamma_sampling, heun
 from studies.harness import keep, run_parts
@@ -182,17 +184,29 @@ class Watched(Term):
         self.term.load_state_dict({key: value for key, value in state.items() if key != "seconds"})
 
 
+class Pooled(Classifier):
+    """A classifier of another form than those in the losses: wide steps, tanh, maps averaged over the image's quarters."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int, seed: int = 0) -> None:
+        super().__init__(shape, classes, seed)
+        layers = [nn.Conv2d(1, 24, 5, 2, 2), nn.Tanh(), nn.Conv2d(24, 48, 3, padding=1), nn.Tanh()]
+        layers += [nn.Conv2d(48, 16, 3, padding=1), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+        self.body = nn.Sequential(*layers)
+        draw_weights(self, seed)
+
+
 class Judge:
     """Figures of samples: a classifier of the training half, and sets of that half as the floor.
 
     ``cut`` is the ratio after samples are cut to the range of the training images, as a picture file cuts them. ``pixels``
     is that in the 64 principal components of the training images, which no network chose. ``spread`` is the variance within
-    a class, of features of images so cut, over that of the training images.
+    a class, of features of images so cut, over that of the training images. :meth:`other` is the ratio of cut images in the
+    features of a network of another form.
     """
 
     def __init__(self, train: Points, test: Points, classifier: Classifier | None = None) -> None:
         self.classifier = Classifier.trained(train, seed=SEED) if classifier is None else classifier
-        self.range = float(train.rows.min()), float(train.rows.max())
+        self.points, self.range = (train, test), (float(train.rows.min()), float(train.rows.max()))
         self.axes = torch.linalg.eigh(train.rows.flatten(1).T.cov())[1][:, -64:]
         self.train, self.test = (self.classifier.features(half.rows) for half in (train, test))
         self.labels, self.within = train.labels, within(self.train, train.labels)
@@ -220,6 +234,17 @@ class Judge:
             "accuracy": round(self.accuracy, 4),
             "each": [round(floor / self.floor[n], 4) for floor in self.floors[n]],
         }
+
+    @cached_property
+    def pooled(self) -> Pooled:
+        """A network that is in no loss and has another form than those that are."""
+        return Pooled.trained(self.points[0], 1200, SEED)
+
+    def other(self, x: Tensor) -> float:
+        """The ratio of cut images in the features of :attr:`pooled`."""
+        known, unseen = (self.pooled.features(half.rows) for half in self.points)
+        floor = mean(frechet_distance(part, unseen) for part in sets(known, len(x)))
+        return frechet_distance(self.pooled.features(x.clamp(*self.range)), unseen) / floor
 
     def __call__(self, x: Tensor, labels: Tensor) -> dict[str, float]:
         features, of_cut = (self.classifier.features(images) for images in (x, x.clamp(*self.range)))
@@ -420,16 +445,17 @@ def finish(student: ctm.CTM, teacher: ctm.CTM, train: Points, known: list[Classi
 
 
 def settle(student: ctm.CTM, teacher: ctm.CTM, train: Points, known: list[Classifier], judge: Judge) -> float:
-    """Train it on once more, at a low rate, with the Frechet distance of its samples from the training images in the last
-    features of each classifier, of images as they are and cut to the data's range; returns the processor seconds."""
-    low, high = judge.range
+    """Train it on once more, at a low rate, with the Frechet distance of its samples from the training images: in the last
+    features of each classifier, of images as they are and cut to the data's range, and in what they see after either
+    convolution, averaged over squares of seven places; returns the processor seconds."""
+    plan, (term, depths) = PLANS[28], closer(teacher, train, known)
 
     def features(x: Tensor) -> list[Tensor]:
-        return [one.features(images) for one in known for images in (x, x.clamp(low, high))]
+        last = [one.features(images) for one in known for images in (x, x.clamp(*judge.range))]
+        return last + [avg_pool2d(h, 7).flatten(1) for one in depths for h in one(x)[:2]]
 
-    plan, (term, _) = PLANS[28], closer(teacher, train, known)
     data = Guided(train, plan.strengths, 0.1, plan.w)
-    return stage(28, "settle", student, data, term + 6 * Settled(train.rows, features), judge, SETTLE)
+    return stage(28, "settle", student, data, term + 12 * Settled(train.rows, features), judge, SETTLE)
 
 
 def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any]:
@@ -444,7 +470,7 @@ def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any
         started = time.process_time()
         drawn = [draw(model, labels, steps, solver=solver, w=w, seed=seed) for seed in DRAWS]
         milliseconds = 1000 * (time.process_time() - started) / (len(labels) * len(drawn))
-        found = over_draws(judge, drawn, labels)
+        found = over_draws(judge, drawn, labels) | {"other": round(mean(map(judge.other, drawn)), 4)}
         note(size=size, how=name, steps=steps, w=w, ms_an_image=round(milliseconds, 4), **found)
         rows.append({key: value for key, value in found.items() if key != "each"})
     return rows[0]

@@ -29,7 +29,8 @@ TESTS = {  # the tests tried on each module
     "training/state": "training", "losses/objective": "losses", "losses/consistency": "losses old_loop",
     "losses/trajectories": "losses", "losses/denoising": "losses", "losses/adversarial": "adversarial losses",
     "losses/laws": "family losses", "losses/semigroup": "family", "losses/eulerian": "family", "losses/lagrangian": "family",
-    "losses/moments": "family", "paths": "family", "closed_forms": "metrics family worlds_moved", "fidelity": "fidelity",
+    "losses/moments": "family", "losses/frechet": "frechet",
+    "paths": "family", "closed_forms": "metrics family worlds_moved", "fidelity": "fidelity",
     "two_samples": "two_samples", "points": "points",
 }  # fmt: skip
 CONFIG = """
