@@ -50,7 +50,8 @@ def test_the_cards_of_the_models_of_images_are_those_of_the_study():
         card, model = ctm.read_card(path), ctm.load(path)
         assert path.stat().st_size < 4e6
         assert plan.network.items() <= model.network.config.items()
-        assert card["steps"] == getattr(plan, stage)["steps"] + (digits.FINISH["steps"] if stage == "student" else 0)
+        later = digits.FINISH["steps"] + digits.SETTLE["steps"] if stage == "student" else 0
+        assert card["steps"] == getattr(plan, stage)["steps"] + later
         assert card["command"] == "python -m studies.digits 28"
         steps = 1 if stage == "student" else digits.HEUN
         row = load("digits").one(size=28, how=stage, steps=steps, w=plan.w)
