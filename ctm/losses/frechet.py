@@ -32,7 +32,8 @@ class Frechet(Term):
     needs no root of a matrix that is differentiated: a distance of two Gaussians is the
     mean of :math:`|f - T f|^2` over the first, where :math:`T` is the affine map that
     carries it to the second by the shortest way (:func:`affine_map`), and its gradient at a
-    sample is that of :math:`|f - T f|^2` with :math:`T f` held still.
+    sample is that of :math:`|f - T f|^2` with :math:`T f` held still. The term is the mean
+    of that over the newest samples: the distance itself where ``memory`` is ``batch``.
 
     It asks for the right moments and for no trajectory, so it stands in a sum after a term
     that does: ``Consistency(teacher) + Frechet(x, features)``.
@@ -57,6 +58,8 @@ class Frechet(Term):
         check_number(self.memory, "memory", max(2, self.batch), integer=True)
         with torch.no_grad():
             self.wanted = [mean_and_covariance(f) for f in self.seen(self.real)]
+        if not all(float(cov.trace()) for _, cov in self.wanted):
+            raise ValueError("features must not be constant over real")
         self.kept: list[Tensor] = []
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
@@ -66,17 +69,20 @@ class Frechet(Term):
                 drawn = [self.samples(models, draw, rng) for _ in range(rounds)]
             self.kept = self.seen(torch.cat(drawn)[-self.memory :])
         seen = self.seen(self.samples(models, draw, rng))
-        parts = [
+        for f in seen:
+            if not bool(torch.isfinite(f).all()):
+                return f.sum()  # the loop says what is wrong with a loss that is not finite
+        self.kept = [
             torch.cat([old[len(new) :], new.detach()])
             for old, new in zip(self.kept, seen, strict=True)
         ]
-        self.kept = parts
         loss = torch.zeros((), dtype=torch.float32, device=draw.device)
-        for new, part, (mean, cov) in zip(seen, parts, self.wanted, strict=True):
-            own = mean_and_covariance(part)
-            to = mean + (new.detach().double() - own[0]) @ affine_map(own[1], cov)
-            apart = (new - to.to(new)).square().sum(1).mean()
-            loss = loss + apart / float(cov.trace()) / len(seen)
+        for new, kept, wanted in zip(seen, self.kept, self.wanted, strict=True):
+            mean, cov = (part.to(new.device) for part in wanted)
+            own, fine = mean_and_covariance(kept), new.double()
+            to = mean + (fine.detach() - own[0]) @ affine_map(own[1], cov)
+            apart = (fine - to).square().sum(1).mean() / cov.trace()
+            loss = loss + apart.to(loss.dtype) / len(seen)
         return loss
 
     def samples(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
@@ -125,9 +131,10 @@ def affine_map(own: Tensor, other: Tensor) -> Tensor:
     for which :math:`A C A = \Sigma`: :math:`\mu + A (f - m)` carries a Gaussian with
     covariance ``own``, :math:`C`, to one with ``other``, :math:`\Sigma`, with the least
     mean squared move (Olkin and Pukelsheim 1982). Directions in which ``own`` has hardly
-    any variance, a millionth of the largest, are taken to have that much."""
+    any variance, a millionth of the largest of either, are taken to have that much."""
     values, axes = torch.linalg.eigh(own)
-    values = values.clamp_min(1e-6 * float(values[-1]))
+    largest = max(float(values[-1]), float(torch.linalg.eigvalsh(other)[-1]))
+    values = values.clamp_min(1e-6 * largest)
     half, inverse = ((axes * values**power) @ axes.T for power in (0.5, -0.5))
     values, axes = torch.linalg.eigh(half @ other @ half)
     return inverse @ ((axes * values.clamp_min(0).sqrt()) @ axes.T) @ inverse

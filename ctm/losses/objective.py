@@ -272,9 +272,11 @@ def name_of(term: object) -> str:
 
 
 def _is_model(value: object) -> bool:
-    """Whether a setting is a model, which is known again by what it says
-    (:meth:`Term.probe`)."""
-    return any(hasattr(value, method) for method in ("denoiser", "given"))
+    """Whether a setting is a model or a table of points, which are known again by what they
+    say (:meth:`Term.probe`)."""
+    return isinstance(value, Tensor) or any(
+        hasattr(value, method) for method in ("denoiser", "given")
+    )
 
 
 def _parts(objective: Objective) -> list[tuple[float, Term]]:

@@ -60,6 +60,44 @@ def test_the_affine_map_of_a_covariance_without_variance_somewhere_is_finite():
     assert found[1, 1] == pytest.approx(1e3)  # the root of a million: as much as is taken to be there
 
 
+def test_samples_that_are_all_alike_are_pulled_by_their_mean():
+    real = torch.randn(50, 2, generator=generator(1), dtype=torch.float64)
+    x = torch.zeros(8, 2, dtype=torch.float64).requires_grad_()
+    loss = value(Fixed(real, batch=8, memory=8).of(x.detach(), x))
+    loss.backward()
+    cov = np.cov(real.numpy().T, bias=True)
+    assert loss.item() == pytest.approx(float(real.mean(0).square().sum()) / np.trace(cov), rel=1e-6)
+    assert x.grad.sum(0).numpy() == pytest.approx(-2 * real.mean(0).numpy() / np.trace(cov), rel=1e-6)
+
+
+def test_in_half_precision_the_difference_is_taken_in_full():
+    real = torch.randn(400, 3, generator=generator(1))
+    x = (real[:64] + 0.01).requires_grad_()
+    term = Fixed(real, lambda points: [points.bfloat16()], batch=64, memory=64).of(x.detach(), x)
+    half = value(term)
+    half.backward()
+    y = x.detach().bfloat16().float().requires_grad_()
+    exact = value(Fixed(real.bfloat16().float(), batch=64, memory=64).of(y.detach(), y))
+    exact.backward()
+    assert half.item() == pytest.approx(exact.item(), rel=1e-6)
+    assert x.grad.numpy() == pytest.approx(y.grad.numpy(), rel=0.01)  # the gradient itself comes back in bfloat16
+
+
+def test_weights_that_are_not_finite_are_named_by_the_loop():
+    data = Points(torch.randn(64, 3, generator=generator()))
+    student = ctm.CTM.for_data(data, ctm.networks.MLP(3, width=16))
+    state = State(student, data, ctm.Denoising() + 0.5 * Frechet(data.rows, batch=4, memory=16), 9, batch=8)
+    state.step()
+    with torch.no_grad():
+        student.last_layer.fill_(torch.nan)
+    with pytest.raises(FloatingPointError):
+        state.step()
+
+
+def test_a_term_is_shown_without_its_data():
+    assert repr(Frechet(torch.randn(9, 3, generator=generator()))) == "Frechet(features=None, batch=128, memory=1024)"
+
+
 def test_moments_by_numpy():
     f = torch.randn(50, 4, generator=generator()) * 3 + 1e3
     mean, cov = mean_and_covariance(f)
@@ -179,6 +217,7 @@ def test_a_resumed_run_knows_its_data_and_features():
             r"features must return tensors \(9, d\), got \(9, 3, 1\)",
         ),
         (lambda x: Frechet(x / 0), "real must be finite"),
+        (lambda x: Frechet(0 * x), "features must not be constant over real"),
         (lambda x: Frechet(x).load_state_dict({"0": torch.zeros(4, 3)}), r"the features kept must be .*1024"),
         (lambda x: Frechet(x).load_state_dict({"1": torch.zeros(1024, 3)}), "the features kept"),
     ],
