@@ -17,9 +17,9 @@ from ctm.samplers import noise
 
 @dataclass(repr=False, eq=False)
 class Frechet(Term):
-    r"""The Frechet distance between samples of one call and data, in features
-    :math:`\phi_l` that are held still, each in units of the data's variance there (Yang et
-    al. 2026):
+    r"""The Frechet distance between samples of one call and data, the mean over :math:`L`
+    features :math:`\phi_l` that are held still, each in units of the data's variance there
+    (Yang et al. 2026):
 
     .. math:: \frac{1}{L} \sum_l \frac{|m_l - \mu_l|^2 + \mathrm{tr}\bigl(C_l + \Sigma_l
         - 2\,(C_l \Sigma_l)^{1/2}\bigr)}{\mathrm{tr}\,\Sigma_l} ,
@@ -34,6 +34,9 @@ class Frechet(Term):
     carries it to the second by the shortest way (:func:`affine_map`), and its gradient at a
     sample is that of :math:`|f - T f|^2` with :math:`T f` held still. The term is the mean
     of that over the newest samples: the distance itself where ``memory`` is ``batch``.
+
+    The memory lags behind the weights: where these move fast, the moments swing about their
+    goal. A low learning rate, as at the end of a training, lets them settle.
 
     It asks for the right moments and for no trajectory, so it stands in a sum after a term
     that does: ``Consistency(teacher) + Frechet(x, features)``.
