@@ -236,15 +236,17 @@ class Judge:
         }
 
     @cached_property
-    def pooled(self) -> Pooled:
-        """A network that is in no loss and has another form than those that are."""
-        return Pooled.trained(self.points[0], 1200, SEED)
+    def pooled(self) -> tuple[Pooled, Tensor, Tensor]:
+        """A network that is in no loss and has another form than those that are, and its features of either half."""
+        made = Pooled.trained(self.points[0], 1200, SEED)
+        known, unseen = (made.features(half.rows) for half in self.points)
+        return made, known, unseen
 
     def other(self, x: Tensor) -> float:
         """The ratio of cut images in the features of :attr:`pooled`."""
-        known, unseen = (self.pooled.features(half.rows) for half in self.points)
+        network, known, unseen = self.pooled
         floor = mean(frechet_distance(part, unseen) for part in sets(known, len(x)))
-        return frechet_distance(self.pooled.features(x.clamp(*self.range)), unseen) / floor
+        return frechet_distance(network.features(x.clamp(*self.range)), unseen) / floor
 
     def __call__(self, x: Tensor, labels: Tensor) -> dict[str, float]:
         features, of_cut = (self.classifier.features(images) for images in (x, x.clamp(*self.range)))

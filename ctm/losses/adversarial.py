@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ctm._checks import check_number
 from ctm.conditional import given
 from ctm.flow_map import as_column
-from ctm.losses.objective import Draw, Features, Models, Term, balance
+from ctm.losses.objective import Draw, Features, Models, Term, balance, check_features
 from ctm.losses.trajectories import draw_levels, grid_times
 from ctm.models import CTM
 from ctm.networks import FeatureDiscriminator, discriminator_for
@@ -95,9 +95,7 @@ class Adversarial(Term):
             check_number(getattr(self, name), name, low, integer=True)
         if not isinstance(self.adaptive, bool):
             raise TypeError(f"adaptive must be True or False, got {self.adaptive!r}")
-        if not (self.features is None or callable(self.features)):
-            kind = type(self.features).__name__
-            raise TypeError(f"features must be callable, got {kind}")
+        check_features(self.features)
         self.discriminator: nn.Module | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.made_for: list[float] = []  # the shape of a point, and sigma_data

@@ -11,7 +11,7 @@ from torch import Tensor
 from ctm._checks import check_choice, check_number
 from ctm.conditional import given
 from ctm.flow_map import Conditional, Denoiser
-from ctm.losses.objective import Draw, Features, Models, Term
+from ctm.losses.objective import Draw, Features, Models, Term, check_features
 from ctm.losses.trajectories import (
     KINDS,
     Pairs,
@@ -141,9 +141,7 @@ class Consistency(Term):
             check_number(getattr(self, name), name, 0, 1)
         if not isinstance(self.continuous, bool):
             raise TypeError(f"continuous must be True or False, got {self.continuous!r}")
-        if not (self.features is None or callable(self.features)):
-            kind = type(self.features).__name__
-            raise TypeError(f"features must be callable, got {kind}")
+        check_features(self.features)
         self.trajectories = Trajectories()
         self.condition: Tensor | None = None
         self.left = 0  # batches still to be drawn from the pool

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ctm._checks import check_number, check_points
 from ctm.conditional import given
-from ctm.losses.objective import Draw, Features, Models, Term
+from ctm.losses.objective import Draw, Features, Models, Term, check_features
 from ctm.models import CTM
 from ctm.samplers import noise
 
@@ -54,9 +54,7 @@ class Frechet(Term):
     def __post_init__(self) -> None:
         if len(check_points(self.real, "real")) < 2:
             raise ValueError(f"real must have two points or more, got {len(self.real)}")
-        if not (self.features is None or callable(self.features)):
-            kind = type(self.features).__name__
-            raise TypeError(f"features must be callable, got {kind}")
+        check_features(self.features)
         check_number(self.batch, "batch", 1, integer=True)
         check_number(self.memory, "memory", max(2, self.batch), integer=True)
         with torch.no_grad():
@@ -134,9 +132,10 @@ def affine_map(own: Tensor, other: Tensor) -> Tensor:
     for which :math:`A C A = \Sigma`: :math:`\mu + A (f - m)` carries a Gaussian with
     covariance ``own``, :math:`C`, to one with ``other``, :math:`\Sigma`, with the least
     mean squared move (Olkin and Pukelsheim 1982). Directions in which ``own`` has hardly
-    any variance, a millionth of the largest of either, are taken to have that much."""
+    any variance, a millionth of what it or a number of ``other`` has at most, are taken to
+    have that much."""
     values, axes = torch.linalg.eigh(own)
-    largest = max(float(values[-1]), float(torch.linalg.eigvalsh(other)[-1]))
+    largest = max(float(values[-1]), float(other.diagonal().max()))
     values = values.clamp_min(1e-6 * largest)
     half, inverse = ((axes * values**power) @ axes.T for power in (0.5, -0.5))
     values, axes = torch.linalg.eigh(half @ other @ half)

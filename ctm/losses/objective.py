@@ -18,6 +18,12 @@ Features = Callable[[Tensor], list[Tensor]]
 """Points ``(n, *data_shape)`` to tensors with n rows each, of numbers of unit variance."""
 
 
+def check_features(features: object) -> None:
+    """Raise TypeError unless they are a function, or None."""
+    if not (features is None or callable(features)):
+        raise TypeError(f"features must be callable, got {type(features).__name__}")
+
+
 class Objective(Protocol):
     """A term of the loss, or a whole loss: any function of this signature will do.
 
