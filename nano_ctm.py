@@ -1,6 +1,6 @@
-"""A consistency trajectory model (Kim et al. 2024) in one file, without a teacher: train it, sample it in one step.
+"""A consistency trajectory model (Kim et al. 2024) in one file, from data alone: train it, sample it in one step.
 
-    python nano_ctm.py        # two minutes on one processor; writes nano_ctm.svg
+    python nano_ctm.py        # half a minute to two minutes; writes nano_ctm.svg
 
 It needs torch alone. A noise level t is the time, and it runs down: x_t = x_0 + t * noise. D(x, t) is the mean of the clean
 points that could have become x, and the probability-flow ODE dx/dt = (x - D(x, t)) / t carries noise to data. A CTM learns
