@@ -50,7 +50,7 @@ OPERATORS = (
     "|TrueWithFalse|FalseWithTrue|AndWithOr|OrWithAnd)|NumberReplacer|AddNot|ZeroIterationForLoop"
 )
 # no mathematics: what is defined, what is checked, what an error says
-CHECKS = re.compile(r'^\s*(def |class |@|raise |if .*:$|check_|f?"|[*\w]+: .*[,=]$)|strict=|check_\w+\(|^\s*\*,$|, \w+: int = ')
+CHECKS = re.compile(r'^\s*(def |class |@|raise |if .*:$|check_|f?"|(\*|[*\w]+: .*)[,=]$)|strict=|check_\w+\(|, \w+: int = ')
 
 
 def survivors(module: str, share: float) -> list[dict[str, str]]:
