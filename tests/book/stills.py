@@ -1,6 +1,7 @@
 """The pictures that stand in for the live figures where scripts are off, and in notebooks: the figures as they start, seen
 by a browser. Run as a program, after `make book`, this takes them anew into ``book/_static/live``."""
 
+import base64
 import io
 from typing import Any
 
@@ -23,12 +24,14 @@ DESK = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", "de
 
 
 def photograph(figure: Any) -> Image.Image:
-    """The canvases of a figure side by side, in 64 colours: a third of the size, and no difference to be seen."""
-    seen = [Image.open(io.BytesIO(canvas.screenshot())).convert("RGB") for canvas in figure.locator(".panels canvas").all()]
+    """The canvases of a figure side by side, in 64 colours: a third of the size, and no difference to be seen. They
+    are asked for their own pixels: those of the screen change with the height of the text above, by a part of a pixel."""
+    drawn = figure.locator(".panels canvas").evaluate_all("all => all.map(canvas => canvas.toDataURL().split(',')[1])")
+    seen = [Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA") for data in drawn]
     whole = Image.new("RGB", (sum(image.width for image in seen), max(image.height for image in seen)), "white")
     left = 0
     for image in seen:
-        whole.paste(image, (left, 0))
+        whole.paste(image, (left, 0), image)
         left += image.width
     return whole.quantize(64, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 
