@@ -376,7 +376,7 @@ def make(size: int) -> None:
     spent = stage(size, "student", student, data, loss(size, teacher, train), judge, plan.student)
     if size == 28:
         measure(size, "unfinished", student, judge)
-        known = [Classifier.trained(train, seed=SEED + k) for k in (1, 2, 3, 4)]  # none of them judges
+        known = relatives(train)
         spent += finish(student, teacher, train, known)
         measure(size, "unsettled", student, judge)
         spent += settle(student, teacher, train, known, judge)
@@ -413,6 +413,11 @@ def controls() -> None:
         for w in (1.0, 1.2):
             drawn = [draw(student, labels, 1, w=w, seed=number) for number in DRAWS]
             note(size=8, how="control", w=w, **told, **over_draws(judge, drawn, labels))
+
+
+def relatives(train: Points) -> list[Classifier]:
+    """The classifiers whose features are in the losses of the large student; none of them judges."""
+    return [Classifier.trained(train, seed=SEED + k) for k in (1, 2, 3, 4)]
 
 
 def closer(teacher: ctm.CTM, train: Points, known: list[Classifier]) -> tuple[ctm.Consistency, list[Depths]]:
@@ -466,8 +471,7 @@ def further() -> None:
     train, test = halves(28)
     teacher = ctm.load(FOLDER / "digits_28_teacher.safetensors").requires_grad_(False)
     student = ctm.load(STATES / "digits_28_finish.safetensors")  # of the part 28, which comes first
-    known = [Classifier.trained(train, seed=SEED + k) for k in (1, 2, 3, 4)]
-    term, _ = closer(teacher, train, known)
+    term, _ = closer(teacher, train, relatives(train))
     ctm.train(student, Guided(train, plan.strengths, 0.1, plan.w), term, **SETTLE)
     measure(28, "further", student, Judge(train, test, classifier(train)))
 
