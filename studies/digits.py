@@ -117,6 +117,11 @@ class Guided(ctm.Guided):
         return x0, told
 
 
+def guided(train: Points, plan: Plan) -> Guided:
+    """Images, a label for nine in ten, and a strength: what students are trained on."""
+    return Guided(train, plan.strengths, 0.1, plan.w)
+
+
 class Moving(ctm.Adversarial):
     """Its discriminator sees images moved by up to three pixels, for 4,000 images it would know by heart, and learns from
     150 batches before the student hears of it. All samples that it sees have the strength at which the student is judged."""
@@ -371,7 +376,7 @@ def make(size: int) -> None:
         write(size, "teacher", teacher, plan.teacher["steps"], spent, measure(size, "teacher", teacher, judge))
     teacher = teacher.requires_grad_(False)
     student = student_of(teacher)
-    data = Guided(train, plan.strengths, 0.1, plan.w)
+    data = guided(train, plan)
     steps = plan.student["steps"]
     spent = stage(size, "student", student, data, loss(size, teacher, train), judge, plan.student)
     if size == 28:
@@ -409,7 +414,7 @@ def controls() -> None:
         student = student_of(teacher)
         term = loss(8, teacher, train, features, adversarial)
         told = {"features": features, "adversarial": adversarial}
-        ctm.train(student, Guided(train, plan.strengths, 0.1, plan.w), term, seed=SEED, **plan.student)
+        ctm.train(student, guided(train, plan), term, seed=SEED, **plan.student)
         for w in (1.0, 1.2):
             drawn = [draw(student, labels, 1, w=w, seed=number) for number in DRAWS]
             note(size=8, how="control", w=w, **told, **over_draws(judge, drawn, labels))
@@ -447,7 +452,7 @@ def finish(student: ctm.CTM, teacher: ctm.CTM, train: Points, known: list[Classi
     )
     watched = Watched(term + judged, FINISH["steps"], lambda *_: None)
     path = STATES / "digits_28_finish.safetensors"
-    ctm.train(student, Guided(train, plan.strengths, 0.1, plan.w), watched, checkpoint=path, save_every=200, **FINISH)
+    ctm.train(student, guided(train, plan), watched, checkpoint=path, save_every=200, **FINISH)
     return watched.seconds()
 
 
@@ -461,7 +466,7 @@ def settle(student: ctm.CTM, teacher: ctm.CTM, train: Points, known: list[Classi
         last = [one.features(images) for one in known for images in (x, x.clamp(*judge.range))]
         return last + [avg_pool2d(h, 7).flatten(1) for one in depths for h in one(x)[:2]]
 
-    data = Guided(train, plan.strengths, 0.1, plan.w)
+    data = guided(train, plan)
     return stage(28, "settle", student, data, term + 12 * Settled(train.rows, features), judge, SETTLE)
 
 
@@ -472,7 +477,7 @@ def further() -> None:
     teacher = ctm.load(FOLDER / "digits_28_teacher.safetensors").requires_grad_(False)
     student = ctm.load(STATES / "digits_28_finish.safetensors")  # of the part 28, which comes first
     term, _ = closer(teacher, train, relatives(train))
-    ctm.train(student, Guided(train, plan.strengths, 0.1, plan.w), term, **SETTLE)
+    ctm.train(student, guided(train, plan), term, **SETTLE)
     measure(28, "further", student, Judge(train, test, classifier(train)))
 
 
