@@ -4,7 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 2
 # Nothing is installed that the lock does not name, nor any file whose hash it does not hold, nor built from source.
-INSTALL := $(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: --requirement
+# Python compiles what it loads; to compile all of it here would take longer than to install it.
+INSTALL := $(BIN)/python -m pip install --quiet --no-deps --no-compile --require-hashes --only-binary :all: --requirement
 PYTEST := $(BIN)/pytest -n $(WORKERS) -rs -p no:cacheprovider
 # One thread for each worker: two notebooks then share two cores, and results do not depend on their number.
 export OMP_NUM_THREADS := 1

@@ -2,14 +2,14 @@
 The students are trained with an adversarial term in the last part of their updates; the large one is then trained on in two
 short parts, the second with the Frechet distance as a term of the loss.
 
-    python -m studies.digits [8] [28] [controls] [further]
+    python -m studies.digits [8] [28] [controls] [further] [others]
 
 One thread: some minutes for the small ones, three hours for the large, ten minutes for each kind of control: small students
-with parts of the loss left out, and the large one trained on as in its last part without the Frechet distance. PLANS, FINISH
-and SETTLE say how many steps. Training goes on from its own files in _build when it is started again, and more steps prolong
-it. Figures over the time of training, and at its end, are kept in studies/digits.json; the models of 28 x 28 pixels go to
-book/checkpoints, each with its card. A teacher that lies there is judged and not trained again, nor is the classifier that
-judges (studies/digits_judge.safetensors): take the file away first.
+with parts of the loss left out, and the large one trained on as in its last part without the Frechet distance; half an hour
+for six other draws of both large models. PLANS, FINISH and SETTLE say how many steps. Training goes on from its own files in
+_build when it is started again, and more steps prolong it. Figures over the time of training, and at its end, are kept in
+studies/digits.json; the models of 28 x 28 pixels go to book/checkpoints, each with its card. A teacher that lies there is
+judged and not trained again, nor is the classifier that judges (studies/digits_judge.safetensors): take the file away first.
 """
 
 import copy
@@ -481,6 +481,18 @@ def further() -> None:
     measure(28, "further", student, Judge(train, test, classifier(train)))
 
 
+def others() -> None:
+    """Both large models in six draws that chose nothing, at the strength of most training and without guidance."""
+    train, test = halves(28)
+    judge, labels = Judge(train, test, classifier(train)), labels_for(PLANS[28].drawn)
+    for name, steps in (("student", 1), ("teacher", HEUN)):
+        model = ctm.load(FOLDER / f"digits_28_{name}.safetensors")
+        for w in (1.0, PLANS[28].w):
+            drawn = [draw(model, labels, steps, solver=name == "teacher", w=w, seed=seed) for seed in range(41, 47)]
+            found = over_draws(judge, drawn, labels) | {"other": round(mean(map(judge.other, drawn)), 4)}
+            note(size=28, how=f"{name}, other draws", steps=steps, w=w, **found)
+
+
 def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any]:
     """Figures at the end, means over DRAWS, with the milliseconds of processor an image; the first, for the card."""
     labels = labels_for(PLANS[size].drawn)
@@ -516,7 +528,7 @@ def write(size: int, name: str, model: ctm.CTM, steps: int, seconds: float, figu
 
 def main() -> None:
     torch.set_num_threads(1)
-    run_parts({"8": partial(make, 8), "28": partial(make, 28), "controls": controls, "further": further})
+    run_parts({"8": partial(make, 8), "28": partial(make, 28), "controls": controls, "further": further, "others": others})
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ CHANGES = {
 }
 SEEDS = (0, 1, 2, 3, 4)  # the file's own first
 POINTS, DRAWS, SHOWN, BATCHES, MIDDLE = 20_000, 8, 600, 100, 0.5
+ENDS = 2000  # ends of jumps, and of small steps, in one draw
 PACKAGE_POINTS = 50_000  # as studies/joint.py judges the package
 GREY, ORANGE = "#555555", "#D55E00"
 
@@ -81,7 +82,7 @@ def apart(file: ModuleType, model: torch.nn.Module, teacher: torch.nn.Module, dr
     found: dict[str, list[float]] = {"teacher": [], "own": [], "walks": []}
     for seed in range(draws):
         end, far, own = (  # from the same noise
-            sampler(file, net, 2000, torch.Generator().manual_seed(seed))
+            sampler(file, net, ENDS, torch.Generator().manual_seed(seed))
             for sampler, net in ((one_call, model), (walked, teacher), (walked, model))
         )
         for name, missed in (("teacher", end - far), ("own", end - own), ("walks", far - own)):

@@ -1,11 +1,13 @@
 """The loss of the chapter Build your own: other last steps, a target that learns, and the comparison's equal time.
 
     python -m studies.own               # all parts
-    python -m studies.own tune compare  # some: tune, compare, updates, longer
+    python -m studies.own tune compare  # some: tune, compare, updates, why, longer
 
 tune, compare: what studies/family.py does for the methods of its table, for the last step: three settings at two learning
 rates on the pinwheel, then the best of the six for three seconds of denoising on the ring, three seeds. updates: 250 updates
 as the chapter makes them, the last step with four u, its twin whose target learns, and two forms of CTM, three seeds.
+why: the same for what the chapter asks of the best and the worst u: a teacher's step from the true trajectory and a target
+that learns, both with u = 3 s; the local form on as many levels as u = 1.1 s has links; and u = 1.1 s at other rates.
 longer: the last step after 2,000 updates, and what the doctor then finds. One thread, three minutes; results are kept in
 studies/own.json as they come.
 """
@@ -53,6 +55,21 @@ class LastStep(Law):
         return (batch.student.jump(x, t, s) - goal) / batch.student.output_scale(t, s)
 
 
+class OnTrack(LastStep):
+    """The teacher's step taken on the exact trajectory, and added to the student's point."""
+
+    def error(self, batch: Batch) -> Tensor:
+        x, t, s = batch.xt, batch.t, batch.s
+        u = torch.minimum(self.ratio * s, t)
+        assert batch.teacher is not None
+        with torch.no_grad():
+            near, true = batch.target.jump(x, t, u), x
+            for k in range(6):  # to u, by steps even in log t
+                true = rk4_step(batch.teacher, true, t * (u / t) ** (k / 6), t * (u / t) ** ((k + 1) / 6))
+            goal = near + rk4_step(batch.teacher, true, u, s) - true
+        return (batch.student.jump(x, t, s) - goal) / batch.student.output_scale(t, s)
+
+
 def settings(world: Any) -> family.Settings:
     """Three settings by name, as studies/family.py asks for them."""
     return {f"$u = {ratio} s$": LastStep(world, ratio=ratio) for ratio in RATIOS}
@@ -78,13 +95,18 @@ VARIANTS = {
     "the target learns": lambda world: LastStep(world, held=False),
     **{f"u = {ratio:g} s": functools.partial(LastStep, ratio=ratio) for ratio in (1.1, 3, 10)},
 }
+WHY = {
+    "on track": functools.partial(OnTrack, ratio=3.0),
+    "the target learns, u = 3 s": functools.partial(LastStep, ratio=3.0, held=False),
+    "CTM, local, 90 levels": functools.partial(ctm.Consistency, kind="local", levels=90),
+}
 
 
-def measure_updates(part: str, variant: str, steps: int, seed: int) -> dict[str, Any]:
+def measure_updates(part: str, variant: str, steps: int, seed: int, lr: float | None = None) -> dict[str, Any]:
     ring = ctm.data.ring()
     student = ctm.CTM.for_data(ring, seed=seed)
-    objective = METHODS[variant](ring) if variant in METHODS else VARIANTS[variant](ring)
-    history = ctm.train(student, ring, objective, steps, seed)
+    objective = (METHODS | VARIANTS | WHY)[variant](ring)
+    history = ctm.train(student, ring, objective, steps, seed, lr=lr)
     red = ctm.doctor(student, ring, n=400).red
     return {"error": round(flow_map_error(student, ring), 4), "loss": round(history.loss[-1], 5), "red": list(red)}
 
@@ -95,11 +117,17 @@ def updates() -> None:
     run(RESULTS, jobs, measure_updates)
 
 
+def why() -> None:
+    shared = {"part": "why", "steps": 250}
+    run(RESULTS, [shared | {"variant": v, "seed": seed} for v in WHY for seed in SEEDS], measure_updates)
+    run(RESULTS, [shared | {"variant": "u = 1.1 s", "seed": 0, "lr": lr} for lr in (0.001, 0.016)], measure_updates)
+
+
 def longer() -> None:
     run(RESULTS, [{"part": "longer", "variant": NAME, "steps": 2000, "seed": 0}], measure_updates)
 
 
-PARTS = {part.__name__: part for part in (tune, compare, updates, longer)}
+PARTS = {part.__name__: part for part in (tune, compare, updates, why, longer)}
 
 if __name__ == "__main__":
     run_parts(PARTS)

@@ -314,6 +314,12 @@ def values(report: ctm.diagnosis.Report) -> dict[str, float]:
     return {check.name: round(check.value, 3) for check in report.checks}
 
 
+def measure_moons(variant: str, seed: int) -> dict[str, Any]:
+    """The same on two moons."""
+    case = examine(Fault(lambda _: VARIANTS[variant]), ctm.data.two_moons(), seed, STEPS)
+    return {**values(case.report), "error": round(case.error, 3), "red": case.report.red}
+
+
 def measure_few(variant: str, steps: int, seed: int) -> dict[str, Any]:
     """What the doctor says of a run on the ring that is too short."""
     case = examine(FAULTS[variant], RING, seed, steps)
@@ -341,6 +347,8 @@ def measure_case(variant: str, seed: int) -> dict[str, Any]:
 def main() -> None:
     longer = [{"part": "longer", "variant": variant, "seed": seed} for seed in SEEDS for variant in VARIANTS]
     run(RESULTS, longer, lambda part, variant, seed: measure(variant, seed))
+    moons = [{"part": "moons", "variant": variant, "seed": 1} for variant in VARIANTS]
+    run(RESULTS, moons, lambda part, variant, seed: measure_moons(variant, seed))
     jobs = [{"part": "case", "variant": fault, "seed": seed} for seed in WORLDS for fault in FAULTS]
     run(RESULTS, jobs, lambda part, variant, seed: measure_case(variant, seed))
     few = [{"part": "few", "variant": "sound", "steps": steps, "seed": seed} for steps in FEW for seed in SEEDS]

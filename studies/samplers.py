@@ -5,7 +5,9 @@
 Every row is one map (or solver), one gamma and one number of calls on Karras's times. Samples are judged at sigma_min by
 their sorted projections against the exact quantiles: sliced W2 and sliced W1 over their noise floors, each with its 95%
 interval; the width of the modes over the right one; and, where a sample has a place to be (gamma = 0), its distance from it.
-One thread, about ten minutes; results are kept in studies/samplers.json as they come.
+Then, of models of rings with 4, 8 and 16 modes of one width, trained as briefly as ring_quick: the noise level at which the
+error of the jump to the end has fallen to a fifth of its largest value. One thread, about ten minutes; results are kept in
+studies/samplers.json as they come.
 """
 
 import math
@@ -20,8 +22,10 @@ from torch import Tensor
 
 import ctm
 from ctm.closed_forms import Line, Perturbed
+from ctm.metrics import relative_error
 from ctm.noise import karras_times
 from ctm.samplers import euler, gamma_sampling, heun, multistep, noise
+from studies import regimes
 from studies.checkpoints import FOLDER
 from studies.harness import run
 
@@ -198,6 +202,35 @@ def measure_solver(solver: str, calls: int, seed: int) -> dict[str, Any]:
         }
 
 
+def ring_of(modes: int) -> ctm.GaussianMixture:
+    """As :func:`ctm.data.ring` with another number of modes."""
+    turn = 2 * math.pi * torch.arange(modes, dtype=torch.float64) / modes
+    radius, width = WORLDS["ring"].means.norm(dim=1)[0].item(), WORLDS["ring"].stds[0].item()
+    return ctm.GaussianMixture(radius * torch.stack([turn.cos(), turn.sin()], 1), width)
+
+
+@torch.no_grad()
+def bend(world: ctm.GaussianMixture, model: ctm.CTM) -> float:
+    """Where, coming down from 10, the error of the jump to the end falls below a fifth of its largest value."""
+    clean = world.sample(1000, generator=torch.Generator().manual_seed(5))
+    fresh = torch.randn(clean.shape, generator=torch.Generator().manual_seed(6))
+    levels, errors = torch.logspace(1, -2.3, 34, dtype=torch.float64).tolist(), []
+    for t in levels:
+        pair = (part.G(clean + t * fresh, t, model.sigma_min) for part in (model, world))
+        errors.append(relative_error(*pair, world.sigma_data))
+    most = max(errors)
+    k = next(k for k in range(errors.index(most), len(errors)) if errors[k] < most / 5)
+    share = math.log(5 * errors[k - 1] / most) / math.log(errors[k - 1] / errors[k])  # between two levels, in log t
+    return levels[k - 1] * (levels[k] / levels[k - 1]) ** share
+
+
+def measure_bend(modes: int, seed: int) -> dict[str, Any]:
+    world = ring_of(modes)
+    model = regimes.model(world, seed)
+    regimes.distil(model, world, world, 400, seed)
+    return {"bend": round(bend(world, model), 5)}
+
+
 def main() -> None:
     cells = [(gamma, calls) for calls in CALLS for gamma in GAMMAS if calls > 1 or not gamma]
     run(RESULTS, [{"name": name, "gamma": g, "calls": n, "seed": 0} for name in MODELS for g, n in cells], measure)
@@ -207,6 +240,7 @@ def main() -> None:
         kinds = [{"error": error, "size": size} for error in ERRORS for size in SIZES]
         run(RESULTS, [kind | {"gamma": g, "calls": n, "seed": seed} for kind in kinds for g, n in cells], measure_error)
     run(RESULTS, [{"name": "exact", "gamma": g, "calls": n, "seed": 0} for g, n in ((0.0, 1), (0.5, 2), (1.0, 2))], measure)
+    run(RESULTS, [{"modes": modes, "seed": 0} for modes in (4, 8, 16)], measure_bend)
 
 
 if __name__ == "__main__":

@@ -288,6 +288,7 @@ def test_a_change_of_nano_is_one_place_of_its_text_and_runs(name, monkeypatch, c
     monkeypatch.setattr(nano, "PACKAGE_POINTS", 200)
     monkeypatch.setattr(nano, "DRAWS", 2)
     monkeypatch.setattr(nano, "BATCHES", 2)
+    monkeypatch.setattr(nano, "ENDS", 200)
     settings = {"steps": 4, "batch": 16, "levels": 8, "pool": 32}
     row, samples, half = nano.measure(nano.CHANGES[name], **settings)
     assert capsys.readouterr().out == ""
@@ -307,7 +308,7 @@ def test_a_change_of_nano_is_one_place_of_its_text_and_runs(name, monkeypatch, c
         other = file.train(file.moons, seed=1, **settings)
     assert torch.equal(nano.one_call(file, other, 200, torch.Generator().manual_seed(1)), moved)
     assert not torch.equal(moved, samples)
-    start = 10 * torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+    start = 10 * torch.randn(nano.ENDS, 2, generator=torch.Generator().manual_seed(0))
 
     def walk(walker):  # the end of Heun's steps with this denoiser
         x = start
