@@ -347,7 +347,7 @@ def measure_case(variant: str, seed: int) -> dict[str, Any]:
 def main() -> None:
     longer = [{"part": "longer", "variant": variant, "seed": seed} for seed in SEEDS for variant in VARIANTS]
     run(RESULTS, longer, lambda part, variant, seed: measure(variant, seed))
-    moons = [{"part": "moons", "variant": variant, "seed": 1} for variant in VARIANTS]
+    moons = [{"part": "moons", "variant": variant, "seed": seed} for variant in VARIANTS for seed in SEEDS]
     run(RESULTS, moons, lambda part, variant, seed: measure_moons(variant, seed))
     jobs = [{"part": "case", "variant": fault, "seed": seed} for seed in WORLDS for fault in FAULTS]
     run(RESULTS, jobs, lambda part, variant, seed: measure_case(variant, seed))

@@ -499,6 +499,21 @@ def test_discrepancy_by_hand_and_its_least():
     assert bool((discrepancy(a, b) > 0).all())
 
 
+def test_moments_by_hand():
+    """A step along the slope from t to u, then two jumps to s, in units of c_out(t) (1 - s/t)."""
+    student, term = ctm.CTM(AffineNetwork(0.5), STD), MomentMatching(group=8, k=3)
+    batch = term.batch(*at_work(student, batch=20), 8)
+    x, t, s = (part[:16] for part in (batch.xt, batch.t, batch.s))  # the last four make no group
+    down = [max(a - max((student.sigma_max - student.sigma_min) / 8, a / 100), b) for a, b in zip(t, s, strict=True)]
+    u = torch.stack(down)
+    moved = x + (u - t) * (x - batch.x0[:16]) / t
+    unit = t * STD / (t**2 + STD**2).sqrt() * (1 - s / t)
+    ours, theirs = (student.G(y, level, s) / unit for y, level in ((x, t), (moved, u)))
+    expected = discrepancy(ours.reshape(2, 8, 1), theirs.reshape(2, 8, 1)).mean()
+    assert term(*at_work(student, batch=20)).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert expected > 1e-3
+
+
 def test_moments_ask_for_the_distribution_and_not_for_the_map():
     """Mirrored, the exact map of a Gaussian still lands everywhere equally often, and this loss is as low."""
 
