@@ -18,8 +18,8 @@ torch.set_num_threads(1)
 
 
 class Sharing(LoadScopeScheduling):
-    """A notebook, the tests of one built page and those of the faults, which share what is costly to make, stay with one
-    worker; others go one by one.
+    """A notebook, the tests of one built page or live figure and those of the faults, which share what is costly to make,
+    stay with one worker; others go one by one.
 
     (Marks of xdist_group do nothing under pytest 9.2, which no longer reads the name that they change.)
     """
@@ -28,7 +28,7 @@ class Sharing(LoadScopeScheduling):
         file, _, test = nodeid.partition("::")
         if file.endswith((".ipynb", "test_faults.py")):
             return file
-        if file.endswith("test_browser.py") and test.endswith("]"):
+        if file.endswith(("test_browser.py", "test_live_figures.py")) and test.endswith("]"):
             return f"page {test.partition('[')[2]}"
         return nodeid
 

@@ -115,6 +115,49 @@ class RawTime(ctm.CTM):
         return skip * x + scale * self.network(c_in(t, self.sigma_data) * x, tau_t, raw)
 
 
+# The same of a second list, written down once the tree was made.
+
+
+class Twice(ctm.Consistency):
+    """x_t gets its noise twice."""
+
+    def pairs(self, models: Models, draw: Draw, rng: torch.Generator) -> tuple[Pairs, Any]:
+        p, condition = super().pairs(models, draw, rng)
+        return Pairs(p.xt + p.t * randn(p.xt.shape, rng), p.t, p.xu, p.u, p.s), condition
+
+
+class WrongRow(ctm.Consistency):
+    """The target is that of another point of the batch."""
+
+    def pairs(self, models: Models, draw: Draw, rng: torch.Generator) -> tuple[Pairs, Any]:
+        p, condition = super().pairs(models, draw, rng)
+        return Pairs(p.xt, p.t, p.xu.roll(1, 0), p.u, p.s), condition
+
+
+class ToTheEnd(ctm.Consistency):
+    """Every jump is trained to the end alone."""
+
+    def pairs(self, models: Models, draw: Draw, rng: torch.Generator) -> tuple[Pairs, Any]:
+        p, condition = super().pairs(models, draw, rng)
+        return Pairs(p.xt, p.t, p.xu, p.u, torch.full_like(p.s, 0.002)), condition
+
+
+class NeverTold(ctm.CTM):
+    """The network is told t in the place of s."""
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        return super().forward(x, t, t.expand_as(s))
+
+
+class RawInput(ctm.CTM):
+    """c_in is forgotten."""
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        tau_t, tau_s = (c_noise(v).flatten().expand(len(x)) for v in (t, s))
+        skip, scale = self.scalings(t)
+        return skip * x + scale * self.network(x, tau_t, tau_s)
+
+
 # What a fault does to the run.
 
 
@@ -145,6 +188,11 @@ def consistency(term: type = ctm.Consistency, **choices: Any) -> Callable[[ctm.G
     return lambda world: term(world, **{**FEWER, **choices})
 
 
+def consistency_of(*mixture: torch.Tensor) -> Callable[[ctm.GaussianMixture], Objective]:
+    """A consistency term whose teacher is exact, for other data."""
+    return lambda world: ctm.Consistency(ctm.GaussianMixture(*mixture), **FEWER)
+
+
 FAULTS = {
     "sound": Fault(),
     "times reversed": Fault(consistency(Backwards)),
@@ -162,6 +210,16 @@ FAULTS = {
     "constant rate, averaged": Fault(state=ConstantRate),
     "an average that never moves": Fault(state=ConstantRate, decay=0.9999),
     "an average, swapped": Fault(state=ConstantRate, decay=0.001),
+}
+LATER = {
+    "noise added twice": Fault(consistency(Twice)),
+    "targets of the wrong row": Fault(consistency(WrongRow)),
+    "only jumps to the end": Fault(consistency(ToTheEnd), facts=("only jumps to the end trained?",)),
+    "a teacher of half the data": Fault(consistency_of(RING.means[:4], RING.stds[:4], RING.weights[:4])),
+    "a teacher of wider data": Fault(consistency_of(1.3 * RING.means, 1.3 * RING.stds, RING.weights)),
+    "s never reaches the network": Fault(kind=NeverTold),
+    "c_in forgotten": Fault(kind=RawInput),
+    "learning rate ten times too high": Fault(lr=8e-2),
 }
 CONTROLS = {
     "gradient through the target": Fault(lambda world: without_teacher(False)),
@@ -344,6 +402,13 @@ def measure_case(variant: str, seed: int) -> dict[str, Any]:
     }
 
 
+def measure_later(variant: str, seed: int) -> dict[str, Any]:
+    """A fault of the second list on the ring: what the doctor says, and where the tree leads."""
+    case = examine(LATER[variant], RING, seed)
+    found, _ = cause(case.first_red, case.yes)
+    return {"error": round(case.error, 3), "first": case.first_red, "red": case.report.red, "cause": found}
+
+
 def main() -> None:
     longer = [{"part": "longer", "variant": variant, "seed": seed} for seed in SEEDS for variant in VARIANTS]
     run(RESULTS, longer, lambda part, variant, seed: measure(variant, seed))
@@ -353,6 +418,8 @@ def main() -> None:
     run(RESULTS, jobs, lambda part, variant, seed: measure_case(variant, seed))
     few = [{"part": "few", "variant": "sound", "steps": steps, "seed": seed} for steps in FEW for seed in SEEDS]
     run(RESULTS, few, lambda part, variant, steps, seed: measure_few(variant, steps, seed))
+    later = [{"part": "later", "variant": variant, "seed": seed} for seed in SEEDS for variant in LATER]
+    run(RESULTS, later, lambda part, variant, seed: measure_later(variant, seed))
 
 
 if __name__ == "__main__":
