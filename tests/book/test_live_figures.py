@@ -204,7 +204,7 @@ def test_sixty_frames_a_second(desk):
     frames = """async (box) => {
       const canvas = box.querySelector('canvas'), inputs = box.querySelectorAll('input'), input = inputs[inputs.length - 1];
       const before = frames_drawn;
-      for (let i = 0; i < 40; i++) { MOVE; await new Promise((done) => requestAnimationFrame(() => setTimeout(done))); }
+      for (let i = 0; i < 80; i++) { MOVE; await new Promise((done) => requestAnimationFrame(() => setTimeout(done))); }
       return (frames_drawn - before) / 2; // half of them are this loop's own
     }"""
 
@@ -216,11 +216,13 @@ def test_sixty_frames_a_second(desk):
     measured()  # to warm up
     for move in (SLIDE, DRAG) if name in IN_HAND else (SLIDE,):
         costs = []
-        for _ in range(3):  # the first to warm up
+        for _ in range(6):  # beside other work one round may be slow
             slower = max(1.0, measured() / MILLISECONDS)
             start, count = seconds(), figure.evaluate(frames.replace("MOVE;", move))
-            assert count >= 35
+            assert count >= 70
             costs.append(1000 * (seconds() - start) / count / slower)
+            if costs[-1] < 1000 / 60:
+                break
         print(f"{name}: {', '.join(f'{cost:.1f}' for cost in costs)} ms a frame, on a processor {slower:.2f} times faster")
         assert min(costs) < 1000 / 60
 
