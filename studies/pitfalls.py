@@ -372,16 +372,19 @@ def values(report: ctm.diagnosis.Report) -> dict[str, float]:
     return {check.name: round(check.value, 3) for check in report.checks}
 
 
+def row_of(case: Case) -> dict[str, Any]:
+    """What each check measured, the error of one step, and which checks are red."""
+    return {**values(case.report), "error": round(case.error, 3), "red": case.report.red}
+
+
 def measure_moons(variant: str, seed: int) -> dict[str, Any]:
     """The same on two moons."""
-    case = examine(Fault(lambda _: VARIANTS[variant]), ctm.data.two_moons(), seed, STEPS)
-    return {**values(case.report), "error": round(case.error, 3), "red": case.report.red}
+    return row_of(examine(Fault(lambda _: VARIANTS[variant]), ctm.data.two_moons(), seed, STEPS))
 
 
 def measure_few(variant: str, steps: int, seed: int) -> dict[str, Any]:
     """What the doctor says of a run on the ring that is too short."""
-    case = examine(FAULTS[variant], RING, seed, steps)
-    return {**values(case.report), "error": round(case.error, 3), "red": case.report.red}
+    return row_of(examine(FAULTS[variant], RING, seed, steps))
 
 
 def measure_case(variant: str, seed: int) -> dict[str, Any]:
