@@ -12,6 +12,8 @@ export OMP_NUM_THREADS := 1
 # Where glibc gives memory back after every step of training, a third of the time goes to asking for it again.
 export MALLOC_TRIM_THRESHOLD_ := 1000000000
 export MALLOC_MMAP_THRESHOLD_ := 1000000000
+# Where this is set Python keeps nothing that it has compiled: each process would take four seconds to load PyTorch, not one.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help book test lab lint unit notebooks pages clean
 

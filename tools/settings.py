@@ -18,6 +18,8 @@ OWN = {
     "TQDM_DISABLE": "1",  # a progress bar is no output to compare
 }
 NOT_OURS = ("MPLBACKEND", "MATPLOTLIBRC", "PYTHONSTARTUP", "PYTHONWARNINGS", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH")
+# Without what it has compiled once, each kernel would take four seconds to load PyTorch, not one.
+NOT_OURS += ("PYTHONDONTWRITEBYTECODE",)
 
 
 def apply() -> None:
