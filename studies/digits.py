@@ -2,14 +2,15 @@
 The students are trained with an adversarial term in the last part of their updates; the large one is then trained on in two
 short parts, the second with the Frechet distance as a term of the loss.
 
-    python -m studies.digits [8] [28] [controls] [further] [others]
+    python -m studies.digits [8] [28] [controls] [further] [others] [begins]
 
 One thread: some minutes for the small ones, three hours for the large, ten minutes for each kind of control: small students
 with parts of the loss left out, and the large one trained on as in its last part without the Frechet distance; half an hour
-for six other draws of both large models. PLANS, FINISH and SETTLE say how many steps. Training goes on from its own files in
-_build when it is started again, and more steps prolong it. Figures over the time of training, and at its end, are kept in
-studies/digits.json; the models of 28 x 28 pixels go to book/checkpoints, each with its card. A teacher that lies there is
-judged and not trained again, nor is the classifier that judges (studies/digits_judge.safetensors): take the file away first.
+for six other draws of both large models, and some minutes for one call that begins elsewhere. PLANS, FINISH and SETTLE say
+how many steps. Training goes on from its own files in _build when it is started again, and more steps prolong it. Figures
+over the time of training, and at its end, are kept in studies/digits.json; the models of 28 x 28 pixels go to
+book/checkpoints, each with its card. A teacher that lies there is judged and not trained again, nor is the classifier that
+judges (studies/digits_judge.safetensors): take the file away first.
 """
 
 import copy
@@ -493,6 +494,28 @@ def others() -> None:
             note(size=28, how=f"{name}, other draws", steps=steps, w=w, **found)
 
 
+def begins() -> None:
+    """One call of the large student from noise about three middles, at its own highest level and at 20 sigma_data."""
+    train, test = halves(28)
+    judge, labels = Judge(train, test, classifier(train)), labels_for(PLANS[28].drawn)
+    student = ctm.load(FOLDER / "digits_28_student.safetensors")
+    of_class = [train.rows[train.labels == c][: len(labels) // train.classes] for c in range(train.classes)]
+    digit = torch.stack(of_class, 1).flatten(0, 1)  # the j-th has the j-th label
+    about = {"0": torch.zeros(()), "the mean image": student.center.float(), "training digits": digit}
+
+    @torch.no_grad()
+    def drawn(level: float, middle: Tensor, seed: int) -> Tensor:
+        noise = torch.randn(len(labels), 28, 28, generator=torch.Generator().manual_seed(seed))
+        parts = zip((middle + level * noise).split(250), labels.split(250), strict=True)
+        return torch.cat([student.given(c, PLANS[28].w).G(x, level, student.sigma_min) for x, c in parts])
+
+    for level in (20 * student.sigma_data, student.sigma_max):
+        for name, middle in about.items():
+            each = [judge(drawn(level, middle, seed), labels)["cut"] for seed in range(51, 59)]
+            how = f"begun at {level:.0f} about {name}"
+            note(size=28, how=how, steps=1, w=PLANS[28].w, cut=round(mean(each), 4), each=each)
+
+
 def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any]:
     """Figures at the end, means over DRAWS, with the milliseconds of processor an image; the first, for the card."""
     labels = labels_for(PLANS[size].drawn)
@@ -528,7 +551,8 @@ def write(size: int, name: str, model: ctm.CTM, steps: int, seconds: float, figu
 
 def main() -> None:
     torch.set_num_threads(1)
-    run_parts({"8": partial(make, 8), "28": partial(make, 28), "controls": controls, "further": further, "others": others})
+    large = {"controls": controls, "further": further, "others": others, "begins": begins}
+    run_parts({"8": partial(make, 8), "28": partial(make, 28), **large})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ by a browser. Run as a program, after `make book`, this takes them anew into ``b
 
 import base64
 import io
+import re
 from typing import Any
 
 from PIL import Image, PngImagePlugin
@@ -39,6 +40,7 @@ def photograph(figure: Any) -> Image.Image:
 def still(browser: Any, name: str) -> tuple[Image.Image, str]:
     """Open the page of a figure and look at it before anything is moved: the picture, and the sentence under it."""
     context = browser.new_context(offline=True, reduced_motion="reduce", **DESK)
+    context.route(re.compile("mathjax"), lambda route: route.abort())  # no formula is in the picture
     page = context.new_page()
     page.set_default_timeout(180_000)
     page.goto((HTML / f"book/{PAGES[name]}.html").as_uri())

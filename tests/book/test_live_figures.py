@@ -24,9 +24,9 @@ COUNT_FRAMES = """(() => {
 @contextlib.contextmanager
 def opened(browser, name, **options):
     """A page opened from its file, by the name of a figure on it or its own, and the figure when it is there. No script
-    of ours may complain. Formulas are not set: other tests do that, and it takes most of the time."""
+    of ours may complain. Neither formulas nor pictures are loaded: other tests do that, and it takes most of the time."""
     errors, context = [], browser.new_context(offline=True, **options)
-    context.route(re.compile("mathjax"), lambda route: route.abort())
+    context.route(re.compile("mathjax|/_images/"), lambda route: route.abort())
     page = context.new_page()
     page.set_default_timeout(WAIT)
     page.add_init_script(COUNT_FRAMES)

@@ -27,9 +27,15 @@ window.visit = {
       .filter((box) => box.scrollWidth > box.clientWidth).map((box) => box.tabIndex);
   },
 
-  // Axe looks at every element there is: one token of each kind of code, and the words of each formula, are enough.
+  // Axe looks at every element there is: one token of each kind of code, the words of each formula, and three objects of
+  // each kind on the page of the package, are enough.
   thin() {
     const seen = new Set();
+    const count = {};
+    for (const object of document.querySelectorAll(".bd-article dl.py")) {
+      count[object.className] = (count[object.className] ?? 0) + 1;
+      if (count[object.className] > 3) object.remove();
+    }
     for (const token of document.querySelectorAll(".highlight pre span, .sig span")) {
       if (!token.children.length && seen.size === seen.add(token.className).size) token.replaceWith(token.textContent);
     }
