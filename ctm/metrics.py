@@ -103,7 +103,9 @@ def sliced_wasserstein(
     a, b = pair(x, y)
     if a.shape[1] == 1:
         return wasserstein(x, y)
-    directions = _pot().sliced.get_random_projections(a.shape[1], projections, seed).T
+    # as POT draws them, without its import
+    directions = np.random.RandomState(seed).randn(a.shape[1], projections)
+    directions = (directions / np.sqrt(np.sum(directions**2, 0, keepdims=True))).T
     squares = _on_lines(directions @ a.numpy().T, directions @ b.numpy().T, 2)
     return math.sqrt(squares.mean())
 
