@@ -5,11 +5,13 @@
 2,000 updates in all, with the package's own defaults: on the exact teacher; 1,000 for a denoiser and 1,000 for the jumps; or
 the same with some denoising beside the jumps, on six worlds. Five seeds on the exact teacher, three of the others. (The one
 in 16 dimensions is in studies/sixteen.py.) Three seeds each: in 16 dimensions a longer run on the exact teacher; and 2,000
-updates with no teacher, on the ring and in 16 dimensions, split otherwise between denoiser and jumps. One thread, about
-thirty minutes; results are kept in studies/teachers.json as they come.
+updates with no teacher, on the ring and in 16 dimensions, split otherwise between denoiser and jumps; 400 such updates of a
+smaller network in 16 dimensions; and short runs on the exact teacher of the ring with a share of the pairs set aside for
+either end and without. One thread, about thirty minutes; results are kept in studies/teachers.json as they come.
 """
 
 import copy
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,9 @@ BOTH = ("ring", "two_moons", "checkerboard", "pinwheel", "two_gaussians", "three
 SPLIT, SHARES = ("ring", "clusters"), (0.25, 0.5, 0.75)
 BUDGET = 9000  # updates in 16 dimensions at width 160: 90 seconds
 WIDE = {"width": 160, "gain": 2.0}
+SMALL, FIRST = 400, (100, 300)  # updates in 16 dimensions at width 64, and how many of them for the denoiser
+DRAWS: dict[str, dict[str, Any]] = {"default": {}, "even": {"from_noise": 0.0, "to_data": 0.0}}
+SHORT = 500  # updates of those
 
 
 def jumps_error(student: ctm.CTM, world: ctm.GaussianMixture, jumps: int, n: int = 2000) -> float:
@@ -79,6 +84,24 @@ def measure_split(world: str, share: float, steps: int, seed: int) -> dict[str, 
     return {**sides, "seconds": round(seconds, 1)}
 
 
+def measure_small(world: str, first: int, steps: int, width: int, seed: int) -> dict[str, Any]:
+    """No teacher, a network of three layers, the ``first`` updates for the denoiser."""
+    truth = ctm.data.WORLDS[world]()
+    student = regimes.model(truth, seed, width=width, layers=3, gain=8 * math.sqrt(2 / 16))
+    regimes.train(student, truth, "none", steps, seed, first=first, term=ctm.Denoising(256))
+    return {"error": round(flow_map_error(student, truth), 5)}
+
+
+def measure_draws(draws: str, steps: int, seed: int) -> dict[str, Any]:
+    """The exact teacher of the ring, a smaller network, the pairs drawn by ``DRAWS``: the errors of one jump and of four."""
+    truth = ctm.data.ring()
+    student = regimes.model(truth, seed, width=64, layers=4)
+    regimes.distil(student, truth, truth, steps, seed, pool=1024, reuse=192, **DRAWS[draws])
+    with torch.no_grad():
+        one, four = (round(jumps_error(student, truth, jumps), 5) for jumps in (1, 4))
+    return {"error": one, "error_4": four}
+
+
 def main() -> None:
     for seed in SEEDS:
         names = regimes.REGIMES if seed < FEWER else ("exact",)
@@ -90,6 +113,9 @@ def main() -> None:
             run(RESULTS, [wide], measure_wide)
             splits = [{"world": w, "share": share, "steps": STEPS, "seed": seed} for w in SPLIT for share in SHARES]
             run(RESULTS, splits, measure_split)
+            small = [{"world": "clusters", "first": n, "steps": SMALL, "width": 64, "seed": seed} for n in FIRST]
+            run(RESULTS, small, measure_small)
+            run(RESULTS, [{"draws": name, "steps": SHORT, "seed": seed} for name in DRAWS], measure_draws)
 
 
 if __name__ == "__main__":

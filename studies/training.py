@@ -4,8 +4,9 @@
 
 One factor at a time from the default, 2,000 steps on the ring with the exact teacher; the default at 250 to 8,000 steps;
 learning curves with an exact teacher, a learned one and none; some of the factors again, with as many steps as take the
-default's time; a learned teacher's student from three sets of first weights; higher peaks of the rate. Three seeds each.
-One thread, about half an hour; results are kept in studies/training.json as they come.
+default's time; a learned teacher's student from three sets of first weights; higher peaks of the rate; 400 steps planned
+as such and as the beginning of 8,000; a small network at three peaks. Three seeds each. One thread, about half an hour;
+results are kept in studies/training.json as they come.
 """
 
 import copy
@@ -60,6 +61,9 @@ TWICE_THE_TIME = {"batch 80": 3200}
 PEAKS = (0.032, 0.064)  # of the learning rate, above those of the variants
 STARTS = ("random", "copy", "Euler")
 START_STEPS = 500
+PLANNED, BEGUN = (400, 8000), 400  # steps for which the rate falls, and those that are made
+SMALL = {"width": 32, "layers": 2}
+SMALL_PEAKS, SMALL_STEPS = (0.008, 0.032, 0.128), 500
 
 
 def measure(variant: str, seed: int, steps: int) -> dict[str, Any]:
@@ -154,6 +158,24 @@ def start(first: str, seed: int) -> dict[str, Any]:
     return rows
 
 
+def begin(planned: int, seed: int) -> dict[str, Any]:
+    """Errors of the last weights and of their average after the first steps of a run."""
+    student = ctm.CTM.for_data(WORLD, seed=seed)
+    state = State(student, WORLD, ctm.Consistency(WORLD), planned, seed)
+    for done, _ in training_steps(state):
+        if done == BEGUN:
+            break
+    models = {"last_error": student, "error": state.models.average}
+    return {name: round(flow_map_error(model, WORLD), 5) for name, model in models.items()}
+
+
+def small(small_lr: float, seed: int) -> dict[str, Any]:
+    """Error of a small network at a peak of the rate."""
+    student = ctm.CTM.for_data(WORLD, ctm.networks.MLP(2, seed=seed, **SMALL))
+    ctm.train(student, WORLD, ctm.Consistency(WORLD), SMALL_STEPS, seed, lr=small_lr)
+    return {"error": round(flow_map_error(student, WORLD), 5)}
+
+
 def main() -> None:
     for seed in SEEDS:
         run(RESULTS, [{"regime": regime, "seed": seed} for regime in regimes.REGIMES], curve)
@@ -163,6 +185,8 @@ def main() -> None:
         run(RESULTS, [{"variant": name, "seed": seed, "steps": steps} for name, steps in TWICE_THE_TIME.items()], measure)
         run(RESULTS, [{"lr": lr, "seed": seed} for lr in PEAKS], peak)
         run(RESULTS, [{"first": first, "seed": seed} for first in STARTS], start)
+        run(RESULTS, [{"planned": planned, "seed": seed} for planned in PLANNED], begin)
+        run(RESULTS, [{"small_lr": lr, "seed": seed} for lr in SMALL_PEAKS], small)
 
 
 if __name__ == "__main__":
