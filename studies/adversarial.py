@@ -6,11 +6,13 @@ Students of a teacher that takes four Euler steps, of learned teachers, two of t
 exact teacher, one of those too small and one with few updates; three seeds each. Every student is trained three ways: with
 the term; without it, three times as many updates, for about as many processor seconds; and without it, as many updates,
 which is the control for the term itself. Beside them: the term with smaller weights, with the first and the exact teacher;
-and with the first, three times the weight, or a part of it left out, or all of them. Samples on the ring are judged by
-studies.samplers (sliced W1 over its noise floor, width of the modes), by the share of them within three standard deviations
-of a mode, and by the scarcest mode's share over the mean; the map by its error. Some runs are made once more: for their
-seconds and other jumps (measure_more), and with a look at every tenth update for what the discriminator's slope does to
-samples (measure_pull). One thread, about sixteen minutes; results are kept in studies/adversarial.json as they come.
+and with the first, three times the weight, or a part of it left out, or all of them, or the ends of the teacher's
+trajectories as the real samples. Samples on the ring are judged by studies.samplers (sliced W1 over its noise floor, width
+of the modes), by the share of them within three standard deviations of a mode, and by the scarcest mode's share over the
+mean; the map by its error. Some runs are made once more: for their seconds and other jumps (measure_more), and with a look
+at every tenth update for what the discriminator's slope does to samples (measure_pull), or at where samples that lay outside
+the modes lie with the term (measure_strays, which keeps some samples of the first seed for the chapter's figure). One
+thread, about seventeen minutes; results are kept in studies/adversarial.json as they come.
 """
 
 import sys
@@ -58,11 +60,13 @@ VARIANTS: dict[str, tuple[float, dict[str, Any]]] = {
     "neither": (1.0, {"r1": 0.0, "noise": 0.0}),
     "no warm-up": (1.0, {"start": 0.0}),
     "no aid": (1.0, {"r1": 0.0, "noise": 0.0, "start": 0.0}),
+    "ends as real": (1.0, {}),
 }
 WAYS = ("with", "without, as many updates", "without")
 MORE = 3.0  # updates of "without" for one with the term
 PULLS = [("four Euler steps", variant) for variant in ("no aid", "with", "weight 3")] + [("exact", "with")]
 MORE_OF = [("four Euler steps", variant) for variant in ("without, as many updates", "with")]
+SAMPLES = 1500  # of each student that are kept for a figure
 EVERY, SHOWN, DRAWS = 10, 512, 8  # of a run that is looked at: updates from look to look, samples, draws of noise for each
 HASTY = {"learned, 100 updates": 100, "learned, 300 updates": 300}  # updates of a teacher that is trained anew
 
@@ -83,12 +87,27 @@ def teacher(setting: str, seed: int) -> ctm.FlowMap:
     return WORLD
 
 
+class TeacherAsReal(ctm.Adversarial):
+    """The ends of the teacher's trajectories, those of ``jumps``, in place of data."""
+
+    jumps: ctm.Consistency
+
+    def learn(self, student: ctm.CTM, x0: torch.Tensor, fake: torch.Tensor, rng: torch.Generator) -> float:
+        ends = self.jumps.trajectories.points[:, -1]
+        picked = torch.randint(len(ends), (len(x0),), generator=rng)
+        return super().learn(student, ends[picked], fake, rng)
+
+
 def objective(setting: str, variant: str, seed: int) -> Objective:
     """The loss of a setting, with its adversarial term if the variant has one."""
     choices, (weight, term) = SETTINGS[setting][0], VARIANTS[variant]
     jumps = ctm.Consistency(teacher(setting, seed), pool=POOL, **choices)
     if not weight:
         return jumps
+    if variant == "ends as real":
+        copy = TeacherAsReal(levels=jumps.levels, seed=seed, **term)
+        copy.jumps = jumps
+        return jumps + weight * copy
     return jumps + weight * ctm.Adversarial(levels=jumps.levels, seed=seed, **term)
 
 
@@ -133,6 +152,36 @@ def measure_more(part: str, variant: str, seed: int) -> dict[str, Any]:
     for calls in (2, 4):
         times = karras_times(calls, student)
         row[f"w1_{calls}"] = judge(lambda x, _, times=times: gamma_sampling(student, x, times), "ring", 4, 0)["w1"]
+    return row
+
+
+def measure_strays(part: str, seed: int) -> dict[str, Any]:
+    """Of the samples outside the modes without the term, in equal time: the share nearest to the mode where their exact
+    trajectory ends; where the student with the term puts the same noises, in that mode, in another or outside; and the share
+    that came nearer to that end. Beside them the mean squared distances to it, of the strays and of the others."""
+    without, with_it = (trained(part.removeprefix("strays, "), variant, seed)[0] for variant in ("without", "with"))
+    start = noise(without, 4000, (2,), generator=torch.Generator().manual_seed(seed))
+    both = [one_step(student, start).double() for student in (without, with_it)]
+    ends = WORLD.G(start, WORLD.sigma_max, WORLD.sigma_min).double()
+    home = torch.cdist(ends, WORLD.means).argmin(1)
+    (far, first), (reach, second) = (torch.cdist(x, WORLD.means).min(1) for x in both)
+    lost, inside = far > 3 * WORLD.stds[0], reach <= 3 * WORLD.stds[0]
+    off = [(x - ends).square().sum(1) for x in both]
+    shares = {
+        "right": first == home,
+        "home": inside & (second == home),
+        "wrong": inside & (second != home),
+        "outside": ~inside,
+        "nearer": off[1] < off[0],
+    }
+    row: dict[str, Any] = {name: round(float(where[lost].double().mean()), 4) for name, where in shares.items()}
+    for name, x, distances in zip(("without", "with"), both, off, strict=True):
+        row |= {
+            f"inside_{name}": round(modes(x)[0], 4),
+            f"off_{name}": [round(float(distances[group].mean()), 4) for group in (lost, ~lost)],
+        }
+        if seed == SEEDS[0]:
+            row[f"samples_{name}"] = [[round(value, 3) for value in point] for point in x[:SAMPLES].tolist()]
     return row
 
 
@@ -228,6 +277,7 @@ def main() -> None:
     for seed in seeds:
         run(RESULTS, [{"part": f"pull, {s}", "variant": v, "seed": seed} for s, v in PULLS], measure_pull)
         run(RESULTS, [{"part": f"more, {s}", "variant": v, "seed": seed} for s, v in MORE_OF], measure_more)
+        run(RESULTS, [{"part": "strays, four Euler steps", "seed": seed}], measure_strays)
 
 
 if __name__ == "__main__":

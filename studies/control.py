@@ -2,8 +2,9 @@
 
     python -m studies.control
 
-Three seeds each; and how completions of digits depend on the number of calls and on the class told. One thread, about
-ten minutes; results are kept in studies/control.json as they come.
+Three seeds each; how the rounds of an edit with a learned map are best shared among its levels; and how completions of
+digits depend on the number of calls and on the class told. One thread, about fifteen minutes; results are kept in
+studies/control.json as they come.
 """
 
 import functools
@@ -40,6 +41,15 @@ TASKS = {"inpainting": inpainting(torch.arange(64).reshape(8, 8) < 32), "super-r
 COMPLETED = 200
 N = 3000
 CALLS = {"levels": (1, 4, 16), "rounds": (16, 64), "walk, noised": (4,), "walk, clean": (4,)}
+MANY, FEW = 20_000, 5000  # samples of the ways below, whose map is learned if nothing else is said
+LOWEST = (0.02, 0.05, 0.1, 0.2)  # levels at which the low rounds end
+LEARNED = {
+    "rounds": (4, 16, 64, 256),
+    **{f"low, {lowest:g}": (16, 64, 256) for lowest in LOWEST},
+    "walk, clean": (4, 16, 64),
+    "walk, noised": (4, 16, 64),
+    "low, 0.05, exact map": (64,),
+}
 
 
 def start(n: int, seed: int, sigma_max: float = RINGS.sigma_max) -> torch.Tensor:
@@ -143,6 +153,15 @@ def measure_strength(seed: int) -> dict[str, Any]:
     return row
 
 
+def measure_no_class(drop: float, seed: int) -> dict[str, Any]:
+    """The share off every mode, in percent, of a learned denoiser's samples at w = 0: those without a class."""
+    model = regimes.model(RINGS, seed, conditions=3)
+    ctm.train(model, ctm.Guided(RINGS, drop=drop), ctm.Denoising(references=0), STEPS, seed)
+    samples = heun(ctm.GuidedModel(model).given(0, 0.0), start(1000, 50 + seed), karras_times(24, model))
+    far = torch.cdist(samples.double(), RINGS.means).amin(1) > 4 * RINGS.stds[0]
+    return {"off_0": round(100 * float(far.double().mean()), 1)}
+
+
 class Solved(ctm.FlowMap):
     """The exact map of the two moons, integrated to a step error of 1e-5: five times as fast as ``MOONS.G``, and its own
     error of about 1e-5 is far below what 9,000 samples can show."""
@@ -178,6 +197,19 @@ def edited(flow_map: ctm.FlowMap, way: str, calls: int, n: int, seed: int) -> to
     return constrained_sampling(flow_map, KNOWN, GIVEN.expand(n, 1), times, calls // levels, generator=generator)
 
 
+@torch.no_grad()
+def low_rounds(
+    flow_map: ctm.FlowMap, calls: int, n: int, generator: torch.Generator, lowest: float = LOWEST[1]
+) -> torch.Tensor:
+    """``n`` samples by one round at each of three higher levels and all others at the lowest."""
+    y = GIVEN.expand(n, 1)
+    x = KNOWN.lift(torch.zeros_like(y), y)
+    for t in karras_times(3, lowest, 10.0).tolist()[:3] + [lowest] * (calls - 3):
+        noised = x + t * torch.randn(x.shape, generator=generator)
+        x = KNOWN.project(flow_map.G(noised, t, flow_map.sigma_min), y)
+    return x
+
+
 @functools.cache
 def conditional_quantiles(n: int) -> torch.Tensor:
     """The exact conditional of the free coordinate at the probabilities (i + 1/2)/n, from a fine table of its density."""
@@ -210,6 +242,37 @@ def measure_line(seed: int) -> dict[str, Any]:
     return {"w1": round(distance(x), 5), "upper": round(upper(x), 4)}
 
 
+def measure_learned(way: str, calls: int, seed: int) -> dict[str, Any]:
+    """The same of ``MANY`` samples by a learned map, or ``FEW`` by the exact one, and the widths of the two peaks."""
+    learned, generator = ctm.load(FOLDER / "two_moons_small.safetensors"), torch.Generator().manual_seed(seed)
+    if way == "true samples":
+        z = KNOWN.conditional(MOONS, GIVEN).sample(MANY, generator=generator)
+        x = KNOWN.lift(z, GIVEN.expand(MANY, 1))
+    elif way.startswith("low"):
+        _, lowest, *exact = way.split(", ")
+        flow_map, n = (Solved(), FEW) if exact else (learned, MANY)
+        x = low_rounds(flow_map, calls, n, generator, float(lowest))
+    else:
+        x = edited(learned, way, calls, MANY, seed)
+    lower, higher = (x[(x[:, 1] > a) & (x[:, 1] < b), 1].std() for a, b in ((-0.8, -0.2), (0.1, 0.7)))
+    row = {"w1": distance(x), "upper": upper(x), "lower_width": float(lower), "upper_width": float(higher)}
+    return {name: round(value, 5) for name, value in row.items()}
+
+
+def measure_sides(seed: int) -> dict[str, Any]:
+    """After the three higher levels: the share of the samples in the upper peak and between the peaks; and of those in a
+    peak the share that has changed sides after 61 rounds at the lowest level."""
+    learned = ctm.load(FOLDER / "two_moons_small.safetensors")
+    before, after = (low_rounds(learned, calls, MANY, torch.Generator().manual_seed(seed))[:, 1] for calls in (3, 64))
+    in_peak = (before < -0.3) | (before > 0.2)
+    row = {
+        "upper": (before > 0).double().mean(),
+        "between": ((before > -0.25) & (before < 0.15)).double().mean(),
+        "crossed": ((before > 0) != (after > 0))[in_peak].double().mean(),
+    }
+    return {name: round(float(share), 4) for name, share in row.items()}
+
+
 def judged(images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """The share of digits of their class, by the exact mixture, and the median distance to the nearest training image."""
     guess = DIGITS.class_probabilities(images, 0.3).argmax(1)
@@ -235,7 +298,10 @@ def main() -> None:
     for part, measure, settings in (
         ("edit", measure_edit, [{"way": way, "calls": calls} for way in CALLS for calls in CALLS[way]]),
         ("line", measure_line, [{}]),
+        ("learned", measure_learned, [{"way": way, "calls": calls} for way in LEARNED for calls in LEARNED[way]]),
+        ("sides", measure_sides, [{}]),
         ("strength", measure_strength, [{}]),
+        ("no class", measure_no_class, [{"drop": drop} for drop in DROPS]),
         ("labels", measure_denoiser, [{"drop": drop} for drop in DROPS]),
         ("exact", measure_exact, [{"w": w} for w in STRENGTHS]),
         (
@@ -250,6 +316,8 @@ def main() -> None:
         jobs = [{"part": part, **setting, "seed": seed} for seed in SEEDS for setting in settings]
         run(RESULTS, jobs, _without(measure))
     run(RESULTS, [{"part": "truth", "seed": seed} for seed in range(10)], _without(measure_truth))
+    true = [{"part": "learned", "way": "true samples", "calls": 0, "seed": seed} for seed in range(20)]
+    run(RESULTS, true, _without(measure_learned))
 
 
 def _without(measure: Any) -> Any:
