@@ -1,15 +1,16 @@
 """The loss of the chapter Build your own: other last steps, a target that learns, and the comparison's equal time.
 
     python -m studies.own               # all parts
-    python -m studies.own tune compare  # some: tune, compare, updates, why, longer
+    python -m studies.own tune compare  # some: tune, compare, updates, why, longer, ends
 
 tune, compare: what studies/family.py does for the methods of its table, for the last step: three settings at two learning
 rates on the pinwheel, then the best of the six for three seconds of denoising on the ring, three seeds. updates: 250 updates
 as the chapter makes them, the last step with four u, its twin whose target learns, and two forms of CTM, three seeds.
 why: the same for what the chapter asks of the best and the worst u: a teacher's step from the true trajectory and a target
 that learns, both with u = 3 s; the local form on as many levels as u = 1.1 s has links; and u = 1.1 s at other rates.
-longer: the last step after 2,000 updates, and what the doctor then finds. One thread, three minutes; results are kept in
-studies/own.json as they come.
+longer: the last step after 2,000 updates, and what the doctor then finds. ends: the last step, its twin and a last step that
+starts at the wrong time, after 250 updates, with the errors of shorter jumps too, three seeds. One thread, four minutes;
+results are kept in studies/own.json as they come.
 """
 
 from __future__ import annotations
@@ -52,6 +53,18 @@ class LastStep(Law):
             near = (batch.target if self.held else batch.student).jump(x, t, u)
             assert batch.teacher is not None
             goal = rk4_step(batch.teacher, near, u, s)
+        return (batch.student.jump(x, t, s) - goal) / batch.student.output_scale(t, s)
+
+
+class WrongEnd(LastStep):
+    """A mistake: the student's own jump goes to s, and the teacher starts there as if it were u."""
+
+    def error(self, batch: Batch) -> Tensor:
+        x, t, s = batch.xt, batch.t, batch.s
+        u = torch.minimum(self.ratio * s, t)
+        assert batch.teacher is not None
+        with torch.no_grad():
+            goal = rk4_step(batch.teacher, batch.target.jump(x, t, s), u, s)
         return (batch.student.jump(x, t, s) - goal) / batch.student.output_scale(t, s)
 
 
@@ -100,15 +113,24 @@ WHY = {
     "the target learns, u = 3 s": functools.partial(LastStep, ratio=3.0, held=False),
     "CTM, local, 90 levels": functools.partial(ctm.Consistency, kind="local", levels=90),
 }
+BROKEN = {"wrong end": WrongEnd}
+ENDS = (5.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.002)  # of jumps from the highest noise
 
 
 def measure_updates(part: str, variant: str, steps: int, seed: int, lr: float | None = None) -> dict[str, Any]:
     ring = ctm.data.ring()
     student = ctm.CTM.for_data(ring, seed=seed)
-    objective = (METHODS | VARIANTS | WHY)[variant](ring)
+    objective = (METHODS | VARIANTS | WHY | BROKEN)[variant](ring)
     history = ctm.train(student, ring, objective, steps, seed, lr=lr)
     red = ctm.doctor(student, ring, n=400).red
-    return {"error": round(flow_map_error(student, ring), 4), "loss": round(history.loss[-1], 5), "red": list(red)}
+    row = {"error": round(flow_map_error(student, ring), 4), "loss": round(history.loss[-1], 5), "red": list(red)}
+    if part == "ends":
+        row["by_end"] = [round(flow_map_error(student, ring, ring.sigma_max, s, n=500), 4) for s in ENDS]
+        begun = ring.noised(2000, ring.sigma_max, torch.Generator().manual_seed(0)).float()
+        with torch.no_grad():
+            landed = student.G(begun, ring.sigma_max, ENDS[0])
+        row["spread_at_5"] = round(float(landed.square().mean().sqrt()) / ring.sigma_data, 3)  # over that of the data
+    return row
 
 
 def updates() -> None:
@@ -127,7 +149,16 @@ def longer() -> None:
     run(RESULTS, [{"part": "longer", "variant": NAME, "steps": 2000, "seed": 0}], measure_updates)
 
 
-PARTS = {part.__name__: part for part in (tune, compare, updates, why, longer)}
+def ends() -> None:
+    shared = {"part": "ends", "steps": 250}
+    run(
+        RESULTS,
+        [shared | {"variant": v, "seed": seed} for v in (NAME, *BROKEN, "the target learns") for seed in SEEDS],
+        measure_updates,
+    )
+
+
+PARTS = {part.__name__: part for part in (tune, compare, updates, why, longer, ends)}
 
 if __name__ == "__main__":
     run_parts(PARTS)

@@ -3,8 +3,9 @@
     python -m studies.parametrisations
 
 Seven pairs of an outer and an inner structure, three seeds each, consistency with the exact teacher. And 500 steps of the
-boundary condition left to be learned, with penalties of several weights, and built in. One thread, about seven minutes;
-results are kept in studies/parametrisations.json as they come.
+boundary condition left to be learned, with penalties of several weights, and built in; of a form that keeps of x what the
+built-in one keeps, but whose factor does not vanish; and of "euler, no_inner" with its own units of the loss and with those
+of "euler, edm". One thread, about eight minutes; results are kept in studies/parametrisations.json as they come.
 """
 
 from functools import cache
@@ -143,6 +144,46 @@ def boundary(variant: str, seed: int) -> dict[str, list[float | None]]:
     return paths(model)
 
 
+def residual(model: ctm.CTM, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """The outer structure that keeps of x what the built-in form keeps; its factor does not vanish at s = t."""
+    r_t, r_s = ((time**2 + model.sigma_data**2).sqrt() for time in (t, s))
+    return (model.sigma_data**2 + s * t) / r_t**2, r_s
+
+
+def control(variant: str, seed: int) -> dict[str, list[float | None]]:
+    """What :func:`boundary` measures, for the form ``residual``."""
+    model = Parametrised(ctm.networks.MLP(2, seed=seed), WORLD.sigma_data, residual, parametrisations.no_inner)
+    ctm.train(model, WORLD, ctm.Consistency(WORLD), BOUNDARY_STEPS, seed)
+    return paths(model)
+
+
+# name of the variant: inner structure; units of "euler, edm"?
+UNITS = {
+    "euler, edm": ("edm", False),
+    "euler, no_inner": ("no_inner", False),
+    "euler, no_inner, units of edm": ("no_inner", True),
+}
+
+
+@torch.no_grad()
+def one_jump(model: ctm.CTM, t: float, s: float) -> float:
+    """Error of one jump."""
+    start, end = truth(t, s)
+    return relative(model.G(start, t, s) - end)
+
+
+def units(variant: str, seed: int) -> dict[str, float]:
+    """Error of the jump to the end, from a low level and from the highest."""
+    inner, exchanged = UNITS[variant]
+    network = ctm.networks.MLP(2, seed=seed)
+    structures = (getattr(parametrisations, name) for name in (inner, "edm"))
+    model, usual = (Parametrised(network, WORLD.sigma_data, parametrisations.euler, each) for each in structures)
+    if exchanged:
+        model.output_scale = usual.output_scale  # type: ignore[method-assign]
+    ctm.train(model, WORLD, ctm.Consistency(WORLD), BOUNDARY_STEPS, seed)
+    return {"at_low": one_jump(model, 0.05, LEVELS[-1]), "at_high": one_jump(model, LEVELS[0], LEVELS[-1])}
+
+
 def measure(outer: str, inner: str, seed: int) -> dict[str, list[float | None]]:
     return figures(train(outer, inner, seed))
 
@@ -151,6 +192,8 @@ def main() -> None:
     jobs = [{"outer": outer, "inner": inner, "seed": seed} for seed in SEEDS for outer, inner in VARIANTS]
     run(RESULTS, jobs, measure)
     run(RESULTS, [{"variant": form, "seed": seed} for seed in SEEDS for form in FORMS], boundary)
+    run(RESULTS, [{"variant": "residual", "seed": seed} for seed in SEEDS], control)
+    run(RESULTS, [{"variant": name, "seed": seed} for seed in SEEDS for name in UNITS], units)
 
 
 if __name__ == "__main__":
