@@ -9,13 +9,15 @@ forms: EDM's form and those that ask for the clean point and for the noise, each
 that of another. ``errors`` are those of the denoiser at 14 noise levels, ``end`` that of the ends of trajectories, after 32
 Heun steps from pure noise.
 scale: EDM's form with a sigma_data wrong by a factor in all scalings. The law of the times keeps the right one.
+moved: the same, and the law of the times has the wrong one, too.
 bands: two laws of the times, on the ring and in 16 dimensions, trained as `ctm.train` trains. The error at the end with the
 learned denoiser above t = 2, from 2 to 0.1 or below 0.1 alone, and the exact one elsewhere.
 laws: on the ring, bells of the times about other centres, and the clean point alone as the target; the error at the end.
+by level: the models of the ring of bands and laws again; ``errors`` are those of the denoiser at five noise levels.
 few: n training points, a new draw for each seed. Distances of the minimiser, the network and the truth, means over the
 levels from 0.05 to 1; ``nearest`` are medians of the distance to the nearest training point, of new data and of samples.
 
-Three seeds, of ``few`` five. One thread, about four minutes; results are kept in studies/denoiser.json as they come.
+Three seeds, of ``few`` five. One thread, about six minutes; results are kept in studies/denoiser.json as they come.
 """
 
 import math
@@ -39,6 +41,7 @@ SEEDS = (0, 1, 2)
 STEPS = 500
 RING = ctm.data.ring()
 SIZE = RING.sigma_data
+FIVE = (0.1, 0.2, 0.5, 2.0, 5.0)
 LEVELS = torch.logspace(-2.3, 0.95, 14).tolist()
 WORLDS = {"ring": RING, "clusters": ctm.data.clusters()}
 LAWS = {"log-normal": lognormal_times, "equal in t^(1/7)": rho_times}
@@ -150,6 +153,13 @@ def measure_scale(factor: float, seed: int, **_: Any) -> dict[str, Any]:
     return {"errors": errors(model), "end": end_error(model)}
 
 
+def measure_moved(factor: float, seed: int, **_: Any) -> dict[str, Any]:
+    model = Denoiser("EDM", seed, factor * SIZE)
+    model.sigma_data = factor * SIZE  # in the law of the times
+    train(model, seed)
+    return {"errors": errors(model), "end": end_error(model)}
+
+
 def measure_bands(world: str, law: str, seed: int, **_: Any) -> dict[str, Any]:
     data = WORLDS[world]
     model = ctm.CTM.for_data(data, seed=seed)
@@ -157,14 +167,34 @@ def measure_bands(world: str, law: str, seed: int, **_: Any) -> dict[str, Any]:
     return {name: end_error(Between(model, data, *ends), data) for name, ends in BANDS.items()}
 
 
-def measure_law(law: str, references: int, seed: int, **_: Any) -> dict[str, Any]:
+def by_law(law: str, references: int, seed: int) -> ctm.CTM:
+    """The ring's denoiser, trained as `ctm.train` trains, with times of a law."""
+
     def bell(n: int, model: Any, rng: torch.Generator) -> Tensor:
         """Log-normal times as the package draws them, with another centre."""
         return (math.log(BELLS[law]) + torch.randn(n, generator=rng)).exp().clamp(model.sigma_min, model.sigma_max)
 
     model = ctm.CTM.for_data(RING, seed=seed)
     ctm.train(model, RING, Denoising(references, LAWS.get(law, bell)), STEPS, seed)
-    return {"all": end_error(model)}
+    return model
+
+
+def measure_law(law: str, references: int, seed: int, **_: Any) -> dict[str, Any]:
+    return {"all": end_error(by_law(law, references, seed))}
+
+
+@torch.no_grad()
+def at_five(model: Any) -> list[float]:
+    """The errors of a denoiser of the ring at five noise levels."""
+    row = []
+    for t in FIVE:
+        xt = RING.noised(2000, t, torch.Generator().manual_seed(1))
+        row.append(far(model.denoiser(xt, t), RING.denoiser(xt, t)))
+    return row
+
+
+def measure_by_level(law: str, references: int, seed: int, **_: Any) -> dict[str, Any]:
+    return {"errors": at_five(by_law(law, references, seed))}
 
 
 @torch.no_grad()
@@ -198,6 +228,10 @@ def scale() -> None:
     run(RESULTS, [{"part": "scale", "factor": f, "seed": n} for f in (0.25, 4.0) for n in SEEDS], measure_scale)
 
 
+def moved() -> None:
+    run(RESULTS, [{"part": "moved", "factor": f, "seed": n} for f in (0.25, 4.0) for n in SEEDS], measure_moved)
+
+
 def bands() -> None:
     jobs = [{"part": "bands", "world": w, "law": law, "seed": n} for w in WORLDS for law in LAWS for n in SEEDS]
     run(RESULTS, jobs, measure_bands)
@@ -208,10 +242,17 @@ def laws() -> None:
     run(RESULTS, [{"part": "laws", "law": law, "references": k, "seed": n} for law, k in ways for n in SEEDS], measure_law)
 
 
+def by_level() -> None:
+    ways = [(law, 1024) for law in (*LAWS, *BELLS)] + [("log-normal", 0)]
+    jobs = [{"part": "by level", "law": law, "references": k, "seed": n} for law, k in ways for n in SEEDS]
+    run(RESULTS, jobs, measure_by_level)
+
+
 def few() -> None:
     jobs = [{"part": "few", "points": n, "steps": STEPS, "seed": seed} for n in (8, 24, 256) for seed in range(5)]
     run(RESULTS, jobs, measure_few)
 
 
 if __name__ == "__main__":
-    run_parts({"forms": forms, "scale": scale, "few": few, "bands": bands, "laws": laws})
+    parts = {"forms": forms, "scale": scale, "moved": moved, "few": few, "bands": bands, "laws": laws, "by level": by_level}
+    run_parts(parts)

@@ -45,7 +45,7 @@ def test_the_command_that_made_them_is_beside_them(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["parametrisations", "loss", "training", "adversarial", "control", "pitfalls", "your_data", "step"]
+    "name", ["parametrisations", "loss", "training", "adversarial", "control", "pitfalls", "your_data", "step", "solvers"]
 )
 def test_every_variant_has_three_seeds(name):
     seeds = {}
