@@ -3,9 +3,11 @@
     python -m studies.machines
 
 Speed: the U-Net on 8 x 8 digits, denoising, 320 images a step; the time between two lines of the log, and the processor
-time of the first process, beside the load of the machine. Precision: the ring, 1,000 steps, three seeds. Both go through the
-launcher. Rounding: the same ring and recipe, with the points or the times of every pair in bfloat16. About seven minutes on
-two cores; results are kept in studies/machines.json as they come.
+time of the first process, beside the load of the machine. Precision: the ring, 1,000 steps, three seeds. Both go through
+the launcher. Rounding: the same ring and recipe, with the points or the times of every pair in bfloat16. Compared: the run
+of the chapter in four parts, on one process and on two. Draws: its losses with one seed for both parts, or with other draws,
+beside those of the run itself. Both with three seeds. About eight minutes on two cores; results are kept in
+studies/machines.json as they come.
 """
 
 import contextlib
@@ -17,8 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import accelerate
+import numpy as np
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
@@ -35,6 +39,8 @@ from studies.harness import run
 RESULTS = Path(__file__).with_suffix(".json")
 DIGITS = {"data": "digits", "objective": "denoiser", "references": 0, "log_every": 10, "save_every": 1000}
 RING = {"objective": "teacher", "teacher": "exact", "log_every": 1000}
+CHAPTER = {"objective": "teacher", "teacher": "exact", "width": 32, "layers": 3, "steps": 300, "batch": 128, "parts": 2}
+CHAPTER |= {"levels": 24, "pool": 256, "log_every": 10}  # ring.toml of the chapter
 
 
 class Timed(Log):
@@ -100,14 +106,49 @@ def rounding(rounded: str, kind: str, seed: int) -> dict[str, Any]:
     return {"error": round(flow_map_error(student, world), 5)}
 
 
+def ended(processes: int = 1, **keys: Any) -> tuple[Tensor, np.ndarray]:
+    """Weights and logged losses of the chapter's run with these keys."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Config(**{**CHAPTER, **keys}, folder=folder)
+        accelerate.debug_launcher(train, (config,), processes) if processes > 1 else train(config)
+        model = ctm.load(Path(folder) / "model.safetensors")
+        lines = (Path(folder) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    weights = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    return weights, np.array([json.loads(line)["loss"] for line in lines])
+
+
+def four_parts(seed: int) -> dict[str, Any]:
+    """The largest difference of the weights of one process and of two after 100 steps in four parts."""
+    one, two = (ended(n, parts=4, steps=100, seed=seed)[0] for n in (1, 2))
+    return {"apart": float(f"{(two - one).abs().max().item():.3g}")}
+
+
+def draws(draws: str, seed: int) -> dict[str, Any]:
+    """Losses over those of the run itself, which has the same first weights: medians over the first and last 100 steps."""
+    seed_of = launch.part_seed
+    others = {"one seed": lambda seed, part: seed, "others": lambda seed, part: seed_of(seed + 100, part)}
+    _, honest = ended(seed=seed)
+    with mock.patch.object(launch, "part_seed", others[draws]):
+        _, changed = ended(seed=seed)
+    ratio = changed / honest
+    first, last = (float(np.median(np.abs(ratio[span] - 1))) for span in (slice(10), slice(-10, None)))
+    return {"first": round(first, 4), "last": round(last, 4), "ratios": [round(float(r), 4) for r in ratio[-10:]]}
+
+
 def jobs() -> Iterator[dict[str, Any]]:
     yield from ({"precision": p, "seed": seed} for seed in range(3) for p in ("no", "bf16"))
     yield from ({"processes": n, "parts": k, "repeat": r} for r in range(1) for n, k in ((1, 1), (1, 2), (2, 2)))
     what = {"global": ("points", "times"), "local": ("nothing", "points", "times")}  # global with nothing: precision "no"
     yield from ({"rounded": w, "kind": kind, "seed": seed} for kind in what for seed in range(3) for w in what[kind])
+    yield from ({"compared": "four parts", "seed": seed} for seed in range(3))
+    yield from ({"draws": which, "seed": seed} for seed in range(3) for which in ("one seed", "others"))
 
 
 def measure(**job: Any) -> dict[str, Any]:
+    if "compared" in job:
+        return four_parts(job["seed"])
+    if "draws" in job:
+        return draws(**job)
     if "rounded" in job:
         return rounding(**job)
     return speed(**job) if "processes" in job else precision(**job)

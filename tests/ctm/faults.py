@@ -21,7 +21,7 @@ import ctm
 from ctm import checkpoints
 
 torch.set_num_threads(1)
-STEPS, SEED = 240, 5
+STEPS, SEED = 120, 5
 MOMENTS = ("in the middle of the file", "before the file is flushed", "before it is renamed", "after it is renamed")
 
 
@@ -130,7 +130,7 @@ def kills(folder):
             child = in_fork(work)
         else:
             child = in_fork(lambda: train(path))
-            wait(child, dice.uniform(0.02, 0.25))
+            wait(child, dice.uniform(0.02, 0.12))
             os.kill(child, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         done = checkpoints.read(path)[1]["run"]["done"] if path.exists() else 0
