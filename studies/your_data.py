@@ -13,6 +13,9 @@ wave: the models of the table again. How much of the oil level's variance does t
 explain, in samples of one and of four calls, and in those that a solver makes with the model's denoiser?
 dial: 500 steps on a table as it is, and on one whose speeds were read from a dial, repaired as in the chapter.
 luck: 50 files for each seed, and no model. What do the training rows have in place of samples?
+draws: eight draws of the chapter's model B, and of two trained with other seeds, judged as there.
+spoilt: new true rows of which a share is replaced by the chapter's training rows, each column shuffled, judged as there.
+simple: four simple ways to make such rows, fitted to the chapter's training rows by formulas and scikit-learn.
 
 Three seeds: of the rows, the weights and the training. One thread, about 25 minutes; rows are kept in
 studies/your_data.json as they come.
@@ -20,6 +23,7 @@ studies/your_data.json as they come.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +31,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
+from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 import ctm
@@ -206,6 +212,75 @@ def measure_luck(files: int, seed: int, **_: Any) -> dict[str, Any]:
     }
 
 
+def of_the_chapter() -> tuple[np.ndarray, np.ndarray, ctm.data.Points]:
+    """The rows of the chapter's file, parted as there, and the units of the first half."""
+    with tempfile.TemporaryDirectory() as folder:
+        pumps.write(Path(folder) / "pumps.csv", ROWS, seed=0)
+        rows = np.loadtxt(Path(folder) / "pumps.csv", delimiter=",", skiprows=1, usecols=range(16))
+    seen, held = np.split(np.random.default_rng(0).permutation(rows), 2)
+    return seen, held, ctm.data.Points(seen)
+
+
+def judge(z: Tensor, train: Tensor, held: Tensor) -> dict[str, float]:
+    """The chapter's six figures of standardised samples."""
+    ratio = ratio_to_halves(lambda n, rng: z[torch.randperm(len(z), generator=rng)[:n]], held)
+    precision, recall = precision_recall(held, z)
+    found = {
+        "ratio": ratio.mean,
+        "energy p": energy_test(held, z, permutations=199).p,
+        "trees right": classifier_test(held, z).value,
+        "precision": precision,
+        "recall": recall,
+        "nearer": copy_test(z, train, held).value,
+    }
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def measure_draws(steps: int, seed: int, **_: Any) -> dict[str, Any]:
+    seen, held, data = of_the_chapter()
+    model, _seconds = trained(data, steps, seed)
+    train, held_z = data.standardise(seen), data.standardise(held)
+    found = [judge(data.standardise(ctm.sample(model, len(held), seed=k)), train, held_z) for k in range(1, 9)]
+    return {name: sorted(one[name] for one in found) for name in found[0]}
+
+
+def measure_spoilt(share: float, seed: int, **_: Any) -> dict[str, Any]:
+    seen, held, data = of_the_chapter()
+    new, k = pumps.table(len(held), 501 + seed)[0].numpy(), int(share * len(held))
+    new[:k] = np.random.default_rng(seed).permuted(seen, axis=0)[:k]
+    return judge(data.standardise(new), data.standardise(seen), data.standardise(held))
+
+
+def simple(train: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """As many rows as ``train`` has, made in four simple ways."""
+    draw, n = np.random.default_rng(seed), len(train)
+
+    def normal(mean: np.ndarray, covariance: np.ndarray, n: int = n) -> np.ndarray:
+        return draw.multivariate_normal(mean, covariance, n, method="cholesky")
+
+    fits = [GaussianMixture(k, random_state=0).fit(train) for k in range(1, 7)]
+    mixture = min(fits, key=lambda fit: fit.bic(train))
+    scores = stats.norm.ppf(stats.rankdata(train, axis=0) / (n + 1))
+    ranks = stats.norm.cdf(normal(np.zeros(train.shape[1]), np.corrcoef(scores.T)))
+    points = torch.as_tensor(train)
+    around = torch.cdist(points, points).topk(6, largest=False).indices[:, 1:].numpy()
+    one, other, way = draw.integers(n, size=n), draw.integers(5, size=n), draw.random((n, 1))
+    parts = zip(mixture.means_, mixture.covariances_, draw.multinomial(n, mixture.weights_), strict=True)
+    return {
+        "Gaussian": normal(train.mean(0), np.cov(train.T)),
+        "Gaussian copula": np.stack([np.quantile(a, b) for a, b in zip(train.T, ranks.T, strict=True)], axis=1),
+        f"{mixture.n_components} Gaussians": np.concatenate([normal(*part) for part in parts]),
+        "between neighbours": train[one] + way * (train[around[one, other]] - train[one]),
+    }
+
+
+def measure_simple(seed: int, **_: Any) -> dict[str, Any]:
+    seen, held, data = of_the_chapter()
+    train, held_z = data.standardise(seen), data.standardise(held)
+    made = simple(train.double().numpy(), seed)
+    return {name: judge(data.standardise(data.restore(torch.as_tensor(z))), train, held_z) for name, z in made.items()}
+
+
 def main() -> None:
     cells = [(rows, STEPS) for rows in SIZES] + [(500, 500), (500, 6_000)]
     for seed in SEEDS:
@@ -214,6 +289,10 @@ def main() -> None:
         run(RESULTS, jobs, measure_rows)
     run(RESULTS, [{"part": "luck", "files": 50, "seed": seed} for seed in SEEDS], measure_luck)
     run(RESULTS, [{"part": "dial", "steps": 500, "seed": seed} for seed in SEEDS], measure_dial)
+    run(RESULTS, [{"part": "draws", "steps": 1_300, "seed": seed} for seed in SEEDS], measure_draws)
+    shares = (0.0, 0.1, 0.2, 0.4)
+    run(RESULTS, [{"part": "spoilt", "share": share, "seed": seed} for seed in SEEDS for share in shares], measure_spoilt)
+    run(RESULTS, [{"part": "simple", "seed": seed} for seed in SEEDS], measure_simple)
     run(RESULTS, [{"part": "wave", "steps": TABLE, "seed": seed} for seed in SEEDS], measure_wave)
 
 

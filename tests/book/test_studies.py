@@ -28,6 +28,7 @@ SETTINGS = {
     "inner",
     "steps",
     "part",
+    "share",
     "strengths",
     "w",
     "drop",
