@@ -46,41 +46,34 @@ class LastStep(Law):
     held: bool = True
     """Hold the target still; else it learns too."""
 
+    def goal(self, batch: Batch, u: Tensor) -> Tensor:
+        """What the jump to s is compared with."""
+        near = (batch.target if self.held else batch.student).jump(batch.xt, batch.t, u)
+        return rk4_step(batch.teacher, near, u, batch.s)
+
     def error(self, batch: Batch) -> Tensor:
         x, t, s = batch.xt, batch.t, batch.s
-        u = torch.minimum(self.ratio * s, t)
+        assert batch.teacher is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.held):
-            near = (batch.target if self.held else batch.student).jump(x, t, u)
-            assert batch.teacher is not None
-            goal = rk4_step(batch.teacher, near, u, s)
+            goal = self.goal(batch, torch.minimum(self.ratio * s, t))
         return (batch.student.jump(x, t, s) - goal) / batch.student.output_scale(t, s)
 
 
 class WrongEnd(LastStep):
     """A mistake: the student's own jump goes to s, and the teacher starts there as if it were u."""
 
-    def error(self, batch: Batch) -> Tensor:
-        x, t, s = batch.xt, batch.t, batch.s
-        u = torch.minimum(self.ratio * s, t)
-        assert batch.teacher is not None
-        with torch.no_grad():
-            goal = rk4_step(batch.teacher, batch.target.jump(x, t, s), u, s)
-        return (batch.student.jump(x, t, s) - goal) / batch.student.output_scale(t, s)
+    def goal(self, batch: Batch, u: Tensor) -> Tensor:
+        return rk4_step(batch.teacher, batch.target.jump(batch.xt, batch.t, batch.s), u, batch.s)
 
 
 class OnTrack(LastStep):
     """The teacher's step taken on the exact trajectory, and added to the student's point."""
 
-    def error(self, batch: Batch) -> Tensor:
-        x, t, s = batch.xt, batch.t, batch.s
-        u = torch.minimum(self.ratio * s, t)
-        assert batch.teacher is not None
-        with torch.no_grad():
-            near, true = batch.target.jump(x, t, u), x
-            for k in range(6):  # to u, by steps even in log t
-                true = rk4_step(batch.teacher, true, t * (u / t) ** (k / 6), t * (u / t) ** ((k + 1) / 6))
-            goal = near + rk4_step(batch.teacher, true, u, s) - true
-        return (batch.student.jump(x, t, s) - goal) / batch.student.output_scale(t, s)
+    def goal(self, batch: Batch, u: Tensor) -> Tensor:
+        t, true = batch.t, batch.xt
+        for k in range(6):  # to u, by steps even in log t
+            true = rk4_step(batch.teacher, true, t * (u / t) ** (k / 6), t * (u / t) ** ((k + 1) / 6))
+        return batch.target.jump(batch.xt, t, u) + rk4_step(batch.teacher, true, u, batch.s) - true
 
 
 def settings(world: Any) -> family.Settings:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import ctm
+from ctm.metrics import relative_error
 from ctm.noise import karras_times
 from ctm.samplers import heun, one_step
 from studies.harness import run
@@ -25,18 +25,15 @@ SEEDS = (0, 1, 2)
 RING = ctm.data.ring()
 
 
-def error(found: Tensor, exact: Tensor) -> float:
-    return round(float((found - exact).square().mean().sqrt() / RING.sigma_data), 5)
-
-
 def apart(steps: int, seed: int) -> dict[str, Any]:
     """A student of so many Heun steps: solver to exact, student to solver, student to exact."""
     student = ctm.CTM.for_data(RING, seed=seed)
     ctm.train(student, RING, ctm.Consistency(RING, levels=steps, continuous=False), 500, seed)
     start = RING.sigma_max * torch.randn(2000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ends, solved = one_step(student, start.float()).double(), heun(RING, start, karras_times(steps, RING))
+    ends, solved = one_step(student, start.float()), heun(RING, start, karras_times(steps, RING))
     exact = one_step(RING, start)
-    return {"solver": error(solved, exact), "copied": error(ends, solved), "student": error(ends, exact)}
+    pairs = {"solver": (solved, exact), "copied": (ends, solved), "student": (ends, exact)}
+    return {name: round(relative_error(*pair, RING.sigma_data), 5) for name, pair in pairs.items()}
 
 
 if __name__ == "__main__":

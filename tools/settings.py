@@ -17,9 +17,15 @@ OWN = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     "TQDM_DISABLE": "1",  # a progress bar is no output to compare
 }
-NOT_OURS = ("MPLBACKEND", "MATPLOTLIBRC", "PYTHONSTARTUP", "PYTHONWARNINGS", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH")
-# Without what it has compiled once, each kernel would take four seconds to load PyTorch, not one.
-NOT_OURS += ("PYTHONDONTWRITEBYTECODE",)
+NOT_OURS = (
+    "MPLBACKEND",
+    "MATPLOTLIBRC",
+    "PYTHONSTARTUP",
+    "PYTHONWARNINGS",
+    "PYTHONDONTWRITEBYTECODE",  # each kernel would take four seconds to load PyTorch, not one
+    "JUPYTER_PATH",
+    "JUPYTER_CONFIG_PATH",
+)
 
 
 def apply() -> None:
