@@ -62,6 +62,12 @@ def test_no_two_colours_are_taken_for_each_other(theme, sight):
         assert distance(shown[a], shown[b]) >= LEAST_DISTANCE, (a, b)
 
 
+def test_a_hue_is_named_by_what_it_means():
+    for path in sorted((ROOT / "book").glob("*.ipynb")):
+        text = path.read_text(encoding="utf-8").lower()
+        assert [kind for kind, code in COLOURS.items() if len(set(from_hex(code))) > 1 and code.lower() in text] == [], path
+
+
 def test_the_browser_turns_colours_as_computed(browser, tmp_path):
     css = (HTML / "_static/book.css").as_uri()
     codes = [*COLOURS.values(), "#ffffff", "#000000"]
