@@ -36,7 +36,8 @@ def check_points(x: Any, name: str = "x", shape: Shape = None) -> Tensor:
         wanted = "*data_shape" if shape is None else ", ".join(map(str, shape))
         got = f"n >= 1, got {tuple(x.shape)}"
         raise ValueError(f"{name} must have shape (n, {wanted}), {got}")
-    read = _read(torch.linalg.vector_norm(x.detach()))  # one pass; NaN if any number is
+    held = x.detach() if x.requires_grad else x
+    read = _read(torch.linalg.vector_norm(held))  # one pass; NaN if any number is
     if read and not read[0] <= LARGEST:  # or a square was too large: look closer
         if wrong := int((~torch.isfinite(x)).sum()):
             got = f"got {wrong} NaN or infinite values"
@@ -160,11 +161,13 @@ def _column(t: Any, x: Tensor, name: str, low: float, high: float) -> tuple[Any,
     check_held(t, name)
     if t.is_complex() or t.dtype == torch.bool:
         raise TypeError(f"{name} must hold real numbers, got dtype {t.dtype}")
-    n = len(x)
-    if t.numel() != 1 and (t.numel() != n or len(t) != n):
+    n = x.shape[0]  # faster than len
+    if t.numel() != 1 and (t.numel() != n or t.shape[0] != n):
         got = f"one per sample ({n}), got shape {tuple(t.shape)}"
         raise ValueError(f"{name} must be one number or {got}")
-    return t, t.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    if t.dtype != x.dtype or t.device != x.device:
+        return t, t.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    return t, t.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _check_range(t: float | Tensor, name: str, low: float, high: float) -> None:

@@ -152,7 +152,7 @@ class CTM(nn.Module, FlowMap):
         tau_t, tau_s = (c_noise(time).flatten() for time in (t, s))
         if not isinstance(self.network, networks.Timed):  # those see to this themselves
             inputs = inputs.to(self.dtype)
-            tau_t, tau_s = tau_t.expand(len(x)), tau_s.expand(len(x))
+            tau_t, tau_s = tau_t.expand(x.shape[0]), tau_s.expand(x.shape[0])
             # in float32 at least: half precision cannot tell neighbouring levels apart
             fine = torch.promote_types(self.dtype, torch.float32)
             tau_t, tau_s = tau_t.to(fine), tau_s.to(fine)

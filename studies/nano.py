@@ -185,6 +185,15 @@ def measure(
     return row, samples[:SHOWN], (watched.teacher, first)
 
 
+def name_panels(path: Path, names: list[str]) -> None:
+    """Write a name over each set of points of a picture that the file drew."""
+    words = "".join(
+        f'<text x="{200 * i + 100}" y="14" font-family="sans-serif" font-size="12" text-anchor="middle">{name}</text>'
+        for i, name in enumerate(names)
+    )
+    path.write_text(path.read_text(encoding="utf-8").replace("</svg>", f"{words}</svg>"), encoding="utf-8")
+
+
 def first_loss(scale: float) -> float:
     """The denoising loss before any training, if the data are ``scale`` times as wide."""
     file, rng = nano(), torch.Generator().manual_seed(0)
@@ -214,7 +223,9 @@ def main() -> None:
     first, *changed = shown.values()
     nano().draw(PICTURES / "nano_ctm.svg", (data, GREY), (first, ORANGE))
     local, factor, division = changed
-    nano().draw(PICTURES / "nano_changed.svg", *((points, ORANGE) for points in (first, local, factor / 3, division)))
+    path = PICTURES / "nano_changed.svg"
+    nano().draw(path, *((points, ORANGE) for points in (first, local, factor / 3, division)))
+    name_panels(path, ["as it is", "1. local", "2. no factor (at a third)", "3. no division"])
 
 
 if __name__ == "__main__":
