@@ -176,7 +176,8 @@ def test_guided_data_hide_labels_and_draw_strengths():
     hidden = Guided(RINGS, drop=1.0).sample_labelled(50, generator=generator())[1]
     assert bool((hidden == -1).all())
     plain = Guided(RINGS).sample_conditioned(50, generator=generator())[1]  # nothing hidden, w = 1
-    assert bool((plain[:, 0] >= 0).all()) and bool((plain[:, 1] == 1).all())
+    assert bool((plain[:, 0] >= 0).all())
+    assert bool((plain[:, 1] == 1).all())
     with pytest.raises(AttributeError, match="Guided has no attribute colour"):
         _ = data.colour
 
