@@ -135,6 +135,34 @@ def check_number(
     return plain
 
 
+def check_units(model: Any, data: Any) -> None:
+    """Raise ValueError unless model and data count in the same units, ``x = shift + scale
+    * z``, up to a thousandth of a standard deviation; who names none has 0 and 1."""
+    (shift, scale), (own_shift, own_scale) = (
+        [
+            torch.as_tensor(getattr(each, name, plain), dtype=torch.float64, device="cpu")
+            for name, plain in (("shift", 0.0), ("scale", 1.0))
+        ]
+        for each in (model, data)
+    )
+    if shift.numel() > 1 and own_shift.numel() not in (1, shift.numel()):
+        return  # other points altogether, which the check of shapes tells
+    apart = torch.maximum((own_shift - shift).abs() / scale, (own_scale / scale - 1).abs())
+    if float(apart.max()) > 1e-3:
+        got = f"x = {_short(own_shift)} + {_short(own_scale)} z"
+        raise ValueError(
+            f"data must be in the model's units, x = {_short(shift)} + {_short(scale)} z, "
+            f"got {got}: make the model with CTM.for_data, or give points in its units"
+        )
+
+
+def _short(values: Tensor) -> str:
+    """The first few of some numbers, for a message."""
+    flat = values.flatten().tolist()
+    told = ", ".join(f"{value:.4g}" for value in flat[:3])
+    return told if len(flat) == 1 else f"({told}{', ...' if len(flat) > 3 else ''})"
+
+
 def check_choice(value: Any, name: str, allowed: Collection[str]) -> None:
     """Raise ValueError unless ``value`` is one of ``allowed``."""
     if not isinstance(value, str) or value not in allowed:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctm._checks import NonFiniteError, check_number, check_points, seeded
+from ctm._checks import NonFiniteError, check_number, check_points, check_units, seeded
 from ctm.flow_map import Data, FlowMap
 from ctm.metrics import ratio_to_floor
 from ctm.noise import randn, randn_like, rho_time
@@ -202,12 +202,14 @@ def doctor(flow_map: FlowMap, data: Data, *, n: int = 2000, seed: int = 0) -> Re
 
     Raises:
         TypeError: ``flow_map`` or ``data`` lacks what is named above.
+        ValueError: the data are in other units (``shift``, ``scale``) than the model.
     """
     for name in ("G", "denoiser", "sigma_min", "sigma_max", "sigma_data"):
         if not hasattr(flow_map, name):
             raise TypeError(f"flow_map must have {name}, got {type(flow_map).__name__}")
     if not callable(getattr(data, "sample", None)):
         raise TypeError(f"data must have a method sample, got {type(data).__name__}")
+    check_units(flow_map, data)
     n = check_number(n, "n", 10, integer=True)
     rng = seeded(seed)
     x0 = check_points(data.sample(n, generator=rng), "data.sample(n)")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ctm._checks import NonFiniteError, check_number, seeded
+from ctm._checks import NonFiniteError, check_number, check_units, seeded
 from ctm.flow_map import Data
 from ctm.losses import Draw, Models, Objective, as_term
 from ctm.models import CTM
@@ -62,6 +62,7 @@ class State:
             raise TypeError(f"student must be a CTM, got {type(student).__name__}")
         if not callable(getattr(data, "sample", None)):
             raise TypeError(f"data must have a method sample, got {type(data).__name__}")
+        check_units(student, data)
         weights = [part for part in student.parameters() if part.requires_grad]
         if not weights or not torch.is_grad_enabled():
             reason = (

@@ -152,6 +152,12 @@ def on_points(p):
 UNITS = {"shape": (2,), "center": [0.5, -0.5], "shift": [3.0, 1e6], "scale": 0.1}
 
 
+def in_units(data):
+    """The data as if they counted in these units, as a model trained on them must."""
+    data.shift, data.scale = UNITS["shift"], UNITS["scale"]
+    return data
+
+
 def small(p, kind=ctm.CTM, seed=0, **options):
     network = MLP(2, 8, 2, 2, seed=seed, conditions=3 if kind is ctm.ConditionalCTM else 0)
     return p.put(kind(network, 0.5, **(UNITS | options)))
@@ -201,7 +207,7 @@ def networks(p):
 
 def trained(p, objective, kind=ctm.CTM, data=lambda world: world):
     """Three steps, and after a pause two more; without a teacher all five, and then none."""
-    world = p.put(ctm.data.half_rings())
+    world = in_units(p.put(ctm.data.half_rings()))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.safetensors"
         for steps in (3, 5) if objective else (5, 5):

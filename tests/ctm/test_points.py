@@ -285,3 +285,22 @@ def test_metrics_take_points_as_data():
         return data.sample(n, generator=g) * wide
 
     assert ctm.metrics.ratio_to_floor(sampler, data, n=300).low > 1.2
+
+
+def test_a_model_meets_only_data_in_its_own_units():
+    rows = ctm.data.ring().sample(200, generator=torch.Generator().manual_seed(0)).numpy() * [1.0, 1e3] + [0.0, 1e6]
+    data, ring = Points(rows), ctm.data.ring()
+    known, held = data.split(100)
+    model, raw = ctm.CTM.for_data(data), ctm.CTM.for_data(ring)
+    for given in (data, known, held, Points(rows * (1 + 1e-8))):  # rounding is no other unit
+        ctm.train(model, given, ctm.Denoising(), 1)
+        ctm.doctor(model, given, n=20)
+    for mistaken, given in (
+        (raw, data),
+        (model, ring),
+        (model, Points(rows + np.array([0.0, 5.0]))),
+        (model, Points(2 * rows)),
+    ):
+        for use in (lambda m, d: ctm.train(m, d, ctm.Denoising(), 1), lambda m, d: ctm.doctor(m, d, n=20)):
+            with pytest.raises(ValueError, match=r"data must be in the model's units, x = .* \+ .* z, got x = "):
+                use(mistaken, given)
