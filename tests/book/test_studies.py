@@ -386,6 +386,25 @@ def test_the_page_of_nano_says_what_its_study_found():
         assert f"at {said}" in page
 
 
+def test_the_page_of_nano_quotes_the_other_studies_rightly():
+    page, step, loss = (STUDIES.parent / "book/nano.md").read_text(encoding="utf-8"), load("step"), load("loss")
+    printed = [[float(row["printed"][k].split()[-1]) for row in load("nano").where(variant="as it is")] for k in (2, 5)]
+    third, sixth = ((min(losses), max(losses)) for losses in printed)
+    assert f"was {third[0]:.2f} to {third[1]:.2f}, and the sixth {sixth[0]:.3f} to {sixth[1]:.3f}." in page
+    through = [step.median("error", setting=name) for name in ("local, gradient through the target", "local")]
+    assert "an error of {:.2f} against {:.2f}".format(*through) in page
+    assert round(step.median("width", setting="no teacher, gradient through the target"), 2) == 0.2
+    doubled = load("kinds").median("error", variant="local, 2,000 steps, through the target")
+    assert f"to {doubled:.2f} from {loss.median('error', variant='local at s'):.2f}." in page
+    alone, tenth, whole = (loss.where(variant=name) for name in ("global at s", "DSM 0.1", "DSM 1"))
+    assert f"erred by {alone.median('error'):.3f} without it and by {tenth.median('error'):.3f} with it" in page
+    assert f"by {alone.median('denoiser_error'):.3f} and {tenth.median('denoiser_error'):.3f}." in page
+    assert f"With the weight 1 one jump erred by {whole.median('error'):.3f}" in page
+    pairs, filled = 3_000 * 320, 5 * 4_096 * 192
+    assert f"{(10 * pairs + filled) / 1e6:.1f} million forward passes" in page
+    assert round(10 * filled / (10 * pairs + filled)) == 3
+
+
 @pytest.mark.parametrize("what", ["nothing", "points", "times"])
 def test_rounded_pairs_differ_only_in_what_is_rounded(what):
     pytest.importorskip("accelerate")

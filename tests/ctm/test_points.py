@@ -298,7 +298,7 @@ def test_a_model_meets_only_data_in_its_own_units():
     for mistaken, given in (
         (raw, data),
         (model, ring),
-        (model, Points(rows + np.array([0.0, 5.0]))),
+        (model, Points(np.add(rows, [0.0, 5.0]))),
         (model, Points(2 * rows)),
     ):
         for use in (lambda m, d: ctm.train(m, d, ctm.Denoising(), 1), lambda m, d: ctm.doctor(m, d, n=20)):
