@@ -422,10 +422,13 @@ def test_schedules_are_those_of_the_papers():
     assert share.alpha(0.5) == pytest.approx((0.1 * 0.002) ** 0.5)
     alpha = Share(1.0, 0.005, "sigmoid")
     assert [alpha.alpha(k) for k in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.5, 0.005], abs=1e-3)
+    assert alpha.alpha(0.4) == pytest.approx(1 / (1 + math.exp(-1.6)))
     student = small()
     term = Semigroup(middle=Ratio(), to_data=1.0)
     batch = term.batch(*at_work(student, ctm.data.ring()))
     assert torch.equal(Ratio()(batch), batch.s)  # at first: denoising
+    gap = (batch.t ** (1 / 7) - ict(batch) ** (1 / 7)) / (student.sigma_max ** (1 / 7) - student.sigma_min ** (1 / 7))
+    assert torch.allclose(gap[ict(batch) > batch.s], torch.tensor(0.1), rtol=1e-3)  # a tenth of the way, of 10 levels
     late = Ratio()(batch._replace(progress=0.99)) / batch.t
     unit = batch.t / (2 * student.sigma_data)
     expected = 1 - (1 + 8 / (1 + torch.exp(unit))) / 2**7
@@ -550,6 +553,8 @@ def test_then_changes_over_and_keeps_both_states():
     assert torch.equal(again.first.trajectories.points, pooled.trajectories.points)
     points = world.sample(3)
     assert term.probe(student, points, None) == pooled.probe(student, points, None)
+    told = world.denoiser(points, student.sigma_data).mean(1).tolist()  # one number a point
+    assert Semigroup(world).probe(student, points, None) == pytest.approx(told)
     assert repr(term).startswith("Then(Consistency(")
 
 

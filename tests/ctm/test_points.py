@@ -87,6 +87,7 @@ def test_the_seed_decides_and_few_rows_fill_a_batch():
         (lambda x: np.ma.array(x, mask=False), torch.float64),
         (lambda x: list(torch.from_numpy(x)), torch.float64),
         (lambda x: Frame(x, ["a", "b", "c"]), torch.float64),
+        (lambda x: x.round().astype(np.int32), torch.float64),
     ],
 )
 def test_restore_undoes_standardise_in_the_datas_dtype(change, dtype):
