@@ -2,15 +2,15 @@
 The students are trained with an adversarial term in the last part of their updates; the large one is then trained on in two
 short parts, the second with the Frechet distance as a term of the loss.
 
-    python -m studies.digits [8] [28] [controls] [further] [others] [begins]
+    python -m studies.digits [8] [28] [controls] [settled] [further] [others] [begins]
 
 One thread: some minutes for the small ones, three hours for the large, ten minutes for each kind of control: small students
-with parts of the loss left out, and the large one trained on as in its last part without the Frechet distance; half an hour
-for six other draws of both large models, and some minutes for one call that begins elsewhere. PLANS, FINISH and SETTLE say
-how many steps. Training goes on from its own files in _build when it is started again, and more steps prolong it. Figures
-over the time of training, and at its end, are kept in studies/digits.json; the models of 28 x 28 pixels go to
-book/checkpoints, each with its card. A teacher that lies there is judged and not trained again, nor is the classifier that
-judges (studies/digits_judge.safetensors): take the file away first.
+with parts of the loss left out, and the large one trained on as in its last part without the Frechet distance; a minute for
+the small student trained on with it; half an hour for six other draws of both large models, and some minutes for one call
+that begins elsewhere. PLANS, SMALL, FINISH and SETTLE say how many steps. Training goes on from its own files in _build when
+it is started again, and more steps prolong it. Figures over the time of training, and at its end, are kept in
+studies/digits.json; the models of 28 x 28 pixels go to book/checkpoints, each with its card. A teacher that lies there is
+judged and not trained again, nor is the classifier that judges (studies/digits_judge.safetensors): take the file away first.
 """
 
 import copy
@@ -47,6 +47,7 @@ JUDGE = Path(__file__).with_name("digits_judge.safetensors")
 STATES = Path(__file__).parents[1] / "_build"
 HEUN = 18  # steps of the teacher: 36 calls, as the grid ends above 0
 SEED = 0
+SMALL = {"steps": 100, "batch": 64, "lr": 5e-5, "seed": SEED + 2}  # the small student trained on
 FINISH = {"steps": 2000, "batch": 64, "lr": 1e-3, "seed": SEED + 1}  # of the large student, with other noise
 SETTLE = {"steps": 400, "batch": 64, "lr": 5e-5, "seed": SEED + 2}  # the last of it
 DRAWS = (1, 2, 3)  # seeds of the noise; figures at the end are means, with the ratio of each
@@ -421,6 +422,26 @@ def controls() -> None:
             note(size=8, how="control", w=w, **told, **over_draws(judge, drawn, labels))
 
 
+def settled() -> None:
+    """The small student trained on as the large one is in :func:`settle`: with the Frechet distance of its samples, as they
+    are and cut to the data's range, in the last features of the classifier of its loss."""
+    plan = PLANS[8]
+    train, test = halves(8)
+    judge = Judge(train, test)
+    teacher, student = (ctm.load(STATES / f"digits_8_{name}.safetensors") for name in ("teacher", "student"))  # of part 8
+    measure(8, "unsettled", student, judge)
+    started = time.process_time()
+    known = Classifier.trained(train, seed=SEED + 1)
+
+    def features(x: Tensor) -> list[Tensor]:
+        return [known.features(images) for images in (x, x.clamp(*judge.range))]
+
+    term = ctm.Consistency(ctm.GuidedModel(teacher.requires_grad_(False)), **plan.consistency)
+    ctm.train(student, guided(train, plan), term + 12 * Settled(train.rows, features), **SMALL)
+    print(f"{time.process_time() - started:.0f} seconds", flush=True)
+    measure(8, "settled", student, judge)
+
+
 def relatives(train: Points) -> list[Classifier]:
     """The classifiers whose features are in the losses of the large student; none of them judges."""
     return [Classifier.trained(train, seed=SEED + k) for k in (1, 2, 3, 4)]
@@ -551,7 +572,7 @@ def write(size: int, name: str, model: ctm.CTM, steps: int, seconds: float, figu
 
 def main() -> None:
     torch.set_num_threads(1)
-    large = {"controls": controls, "further": further, "others": others, "begins": begins}
+    large = {"controls": controls, "settled": settled, "further": further, "others": others, "begins": begins}
     run_parts({"8": partial(make, 8), "28": partial(make, 28), **large})
 
 
