@@ -392,7 +392,7 @@ def test_the_page_of_nano_quotes_the_other_studies_rightly():
     third, sixth = ((min(losses), max(losses)) for losses in printed)
     assert f"was {third[0]:.2f} to {third[1]:.2f}, and the sixth {sixth[0]:.3f} to {sixth[1]:.3f}." in page
     through = [step.median("error", setting=name) for name in ("local, gradient through the target", "local")]
-    assert "an error of {:.2f} against {:.2f}".format(*through) in page
+    assert "the error was {:.2f} with the gradient, {:.2f} without.".format(*through) in page
     assert round(step.median("width", setting="no teacher, gradient through the target"), 2) == 0.2
     doubled = load("kinds").median("error", variant="local, 2,000 steps, through the target")
     assert f"to {doubled:.2f} from {loss.median('error', variant='local at s'):.2f}." in page
