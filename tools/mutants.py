@@ -80,14 +80,16 @@ def survivors(module: str, share: float) -> list[dict[str, str]]:
     return [{"module": module, "before": before, "after": after} for before, after, *_ in changed]
 
 
+def unexplained(found: list[dict[str, str]]) -> list[dict[str, str | None]]:
+    """Those of the changes for which no reason is kept, with room for one."""
+    stored = [{**row, "reason": None} for row in json.loads(STORED.read_text(encoding="utf-8"))]
+    return [row for row in ({**change, "reason": None} for change in found) if row not in stored]
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", default=list(TESTS))
     parser.add_argument("--share", type=float, default=1.0)
     choices = parser.parse_args()
-    stored = [
-        {key: row[key] for key in ("module", "before", "after")} for row in json.loads(STORED.read_text(encoding="utf-8"))
-    ]
-    found = [row | {"reason": None} for module in choices.modules for row in survivors(module, choices.share)]
-    if unexplained := [row for row in found if row not in stored]:
-        sys.exit("Write a test, or the reason into tests/mutants.json:\n" + json.dumps(unexplained, indent=1))
+    if rest := unexplained([row for module in choices.modules for row in survivors(module, choices.share)]):
+        sys.exit("Write a test, or the reason into tests/mutants.json:\n" + json.dumps(rest, indent=1))

@@ -1,11 +1,13 @@
 """What the book stands on: packages locked with the hashes of their files and free; what CI may do; known mutants."""
 
+import importlib
 import json
 import re
 import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -73,6 +75,16 @@ def test_the_mutants_that_no_test_notices_are_of_lines_that_stand_and_have_reaso
         lines = (ROOT / f"ctm/{row['module']}.py").read_text(encoding="utf-8").splitlines()
         assert row["before"] in map(str.strip, lines), row
         assert len(row["reason"]) > 10, row
+
+
+def test_a_mutant_with_a_reason_is_not_asked_for_again(monkeypatch):
+    for name in ("cosmic_ray", "cosmic_ray.work_db", "cosmic_ray.work_item"):  # installed by nox alone
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    unexplained = importlib.import_module("tools.mutants").unexplained
+    stored = json.loads((ROOT / "tests/mutants.json").read_text(encoding="utf-8"))
+    known = [{key: row[key] for key in ("module", "before", "after")} for row in stored]
+    new = {"module": "noise", "before": "a", "after": "b"}
+    assert unexplained([*known, new]) == [new | {"reason": None}]
 
 
 def test_the_citation_names_the_book_and_the_paper():
