@@ -152,7 +152,8 @@ def check_units(model: Any, data: Any) -> None:
         got = f"x = {_short(own_shift)} + {_short(own_scale)} z"
         raise ValueError(
             f"data must be in the model's units, x = {_short(shift)} + {_short(scale)} z, "
-            f"got {got}: make the model with CTM.for_data, or give points in its units"
+            f"got {got}: make the model with CTM.for_data, name its shift and scale, or "
+            "give points in its units"
         )
 
 
@@ -193,9 +194,9 @@ def _column(t: Any, x: Tensor, name: str, low: float, high: float) -> tuple[Any,
     if t.numel() != 1 and (t.numel() != n or t.shape[0] != n):
         got = f"one per sample ({n}), got shape {tuple(t.shape)}"
         raise ValueError(f"{name} must be one number or {got}")
-    if t.dtype != x.dtype or t.device != x.device:
-        return t, t.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-    return t, t.reshape(-1, *[1] * (x.ndim - 1))
+    alike = t.dtype == x.dtype and t.device == x.device  # a look is faster than .to
+    column = t if alike else t.to(x.device, x.dtype)
+    return t, column.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _check_range(t: float | Tensor, name: str, low: float, high: float) -> None:

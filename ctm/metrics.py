@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctm._checks import check_choice, check_number, check_points, check_schedule, seeded
+from ctm._checks import (
+    check_choice,
+    check_number,
+    check_points,
+    check_schedule,
+    check_units,
+    seeded,
+)
 from ctm.flow_map import Data, FlowMap
 from ctm.mixture import GaussianMixture
 from ctm.noise import noised
@@ -43,7 +50,11 @@ def flow_map_error(
         t, s: noise levels, ``s <= t``.
         n: points :math:`x_t` drawn.
         seed: seed of the draw.
+
+    Raises:
+        ValueError: the map counts in other units (``shift``, ``scale``) than the world.
     """
+    check_units(flow_map, world)
     n = check_number(n, "n", 1, integer=True)
     t = check_number(flow_map.sigma_max if t is None else t, "t", 0)
     s = check_number(flow_map.sigma_min if s is None else s, "s", 0, t)

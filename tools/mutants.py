@@ -26,7 +26,7 @@ TESTS = {  # the tests tried on each module
     "parametrisations": "parametrisations", "mixture": "mixture",
     "oracle": "mixture", "labelled": "control", "samplers": "solvers", "models": "models",
     "conditional": "control", "likelihood": "likelihood", "editing": "control", "metrics": "metrics",
-    "training/state": "training", "losses/objective": "losses training", "losses/consistency": "losses old_loop",
+    "training/state": "training models", "losses/objective": "losses training", "losses/consistency": "losses old_loop",
     "losses/trajectories": "losses", "losses/denoising": "losses", "losses/adversarial": "adversarial losses",
     "losses/laws": "family losses", "losses/semigroup": "family", "losses/eulerian": "family", "losses/lagrangian": "family",
     "losses/moments": "family", "losses/frechet": "frechet",

@@ -225,7 +225,7 @@ def pairs(teacher, **options):
 
 
 def measured(p):
-    world, model = p.put(ctm.data.ring()), small(p, center=0.0)
+    world, model = in_units(p.put(ctm.data.ring())), small(p, center=0.0)
     x, y = p.points(9), p.points(9, 1)
     sampler = partial(torch.Tensor.__getitem__, p.points(20))
     values = [metrics.flow_map_error(model, world, 2.0, 0.5, n=2), metrics.relative_error(x, y, 2.0)]

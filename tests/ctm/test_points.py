@@ -305,3 +305,5 @@ def test_a_model_meets_only_data_in_its_own_units():
         for use in (lambda m, d: ctm.train(m, d, ctm.Denoising(), 1), lambda m, d: ctm.doctor(m, d, n=20)):
             with pytest.raises(ValueError, match=r"data must be in the model's units, x = .* \+ .* z, got x = "):
                 use(mistaken, given)
+    with pytest.raises(ValueError, match="data must be in the model's units"):
+        ctm.metrics.flow_map_error(model, ring, n=10)
