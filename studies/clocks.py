@@ -46,7 +46,7 @@ def fastest(jobs: Jobs, turns: int = 3, repeat: int = 1) -> dict[Any, float]:
     return spent
 
 
-def split(round: int) -> dict[str, float]:
+def split() -> dict[str, float]:
     """Of 2, 5 and 10 parts, over one."""
     data = load_data("digits")
     painter = ctm.CTM.for_data(data)
@@ -80,7 +80,7 @@ def jobs_of_the_plan() -> Jobs:
     }
 
 
-def passes(round: int) -> dict[str, float]:
+def passes() -> dict[str, float]:
     """In passes of the network."""
     spent = fastest(jobs_of_the_plan())
     return {name: 3 * spent[name] / spent["denoising"] for name in ("student", "solver")}
@@ -109,16 +109,16 @@ def of_derivative(width: int, turns: int, repeat: int) -> dict[str, float]:
     return {name: spent[name] / spent["plain"] for name in jobs if name != "plain"}
 
 
-PARTS: dict[str, Callable[[int], dict[str, float]]] = {
+PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "split": split,
     "passes": passes,
-    "small": lambda round: of_derivative(96, 10, 20),
-    "large": lambda round: of_derivative(1024, 5, 2),
+    "small": lambda: of_derivative(96, 10, 20),
+    "large": lambda: of_derivative(1024, 5, 2),
 }
 
 
 def measure(part: str, round: int) -> dict[str, float]:
-    return {name: float(f"{value:.3g}") for name, value in PARTS[part](round).items()}
+    return {name: float(f"{value:.3g}") for name, value in PARTS[part]().items()}
 
 
 def main() -> None:
