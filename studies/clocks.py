@@ -11,8 +11,6 @@ kept in studies/clocks.json as they come.
 """
 
 import copy
-import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,25 +23,16 @@ from ctm.losses import Objective
 from ctm.losses.laws import derivative
 from ctm.noise import karras_times
 from ctm.training.config import load_data
-from studies.harness import run
+from studies.harness import fastest, run
 
 RESULTS = Path(__file__).with_suffix(".json")
 ROUNDS = range(5)
 Jobs = dict[Any, Callable[[], Any]]
 
 
-def fastest(jobs: Jobs, turns: int = 3, repeat: int = 1) -> dict[Any, float]:
-    """Processor seconds of each job, the least of some turns; all are run once before."""
-    for job in jobs.values():
-        job()
-    spent = dict.fromkeys(jobs, math.inf)
-    for _ in range(turns):
-        for name, job in jobs.items():
-            started = time.process_time()
-            for _ in range(repeat):
-                job()
-            spent[name] = min(spent[name], time.process_time() - started)
-    return spent
+def timed(jobs: Jobs) -> dict[Any, float]:
+    """Processor seconds of each job."""
+    return dict(zip(jobs, fastest(*jobs.values(), turns=5), strict=True))
 
 
 def split() -> dict[str, float]:
@@ -56,7 +45,7 @@ def split() -> dict[str, float]:
         for _ in range(k):
             states[k].loss().backward()
 
-    spent = fastest({k: lambda k=k: in_parts(k) for k in states})
+    spent = timed({k: lambda k=k: in_parts(k) for k in states})
     return {f"{k} parts": spent[k] / spent[1] for k in states if k > 1}
 
 
@@ -82,11 +71,11 @@ def jobs_of_the_plan() -> Jobs:
 
 def passes() -> dict[str, float]:
     """In passes of the network."""
-    spent = fastest(jobs_of_the_plan())
+    spent = timed(jobs_of_the_plan())
     return {name: 3 * spent[name] / spent["denoising"] for name in ("student", "solver")}
 
 
-def of_derivative(width: int, turns: int, repeat: int) -> dict[str, float]:
+def of_derivative(width: int) -> dict[str, float]:
     """By forward mode and by a difference, alone and within a step, in calls of a network of this width."""
     model = ctm.CTM.for_data(ctm.data.ring(), ctm.networks.MLP(2, width=width))
     rng = torch.Generator().manual_seed(0)
@@ -105,15 +94,15 @@ def of_derivative(width: int, turns: int, repeat: int) -> dict[str, float]:
     plain = torch.no_grad()(lambda: model(*point))
     jobs: Jobs = {"plain": plain, "forward": lambda: alone(0), "difference": lambda: alone(3e-3)}
     jobs |= {"step, forward": lambda: train(0), "step, difference": lambda: train(3e-3)}
-    spent = fastest(jobs, turns, repeat)
+    spent = timed(jobs)
     return {name: spent[name] / spent["plain"] for name in jobs if name != "plain"}
 
 
 PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "split": split,
     "passes": passes,
-    "small": lambda: of_derivative(96, 10, 20),
-    "large": lambda: of_derivative(1024, 5, 2),
+    "small": lambda: of_derivative(96),
+    "large": lambda: of_derivative(1024),
 }
 
 

@@ -5,7 +5,6 @@ Intel Xeon core.
 """
 
 import math
-import time
 
 import pytest
 import torch
@@ -17,25 +16,9 @@ from ctm.noise import karras_times
 from ctm.samplers import heun, noise, one_step
 from ctm.training import State
 from studies.checkpoints import FOLDER
+from studies.harness import fastest
 
 ROWS = 64  # of the bare sums: a chunk of 1 MB with 2,000 components, as in the package
-
-
-def seconds(*calls, repeats=7, least=0.05):
-    """Of one call of each, the least of several turns; short calls are repeated within a turn."""
-    counts, best = [], [math.inf] * len(calls)
-    for call in calls:
-        call()
-        started = time.thread_time()
-        call()
-        counts.append(max(1, math.ceil(least / max(1e-7, time.thread_time() - started))))
-    for _ in range(repeats):
-        for index, (call, count) in enumerate(zip(calls, counts, strict=True)):
-            started = time.thread_time()
-            for _ in range(count):
-                call()
-            best[index] = min(best[index], (time.thread_time() - started) / count)
-    return best
 
 
 def held(name, value, bound):
@@ -54,7 +37,7 @@ def test_a_training_step_against_the_matrix_product_of_its_layers(width, batch, 
     with FlopCounterMode(display=False) as counter:
         run.step()
     a, b, out = torch.randn(batch, width), torch.randn(width, width), torch.empty(batch, width)
-    ours, bare = seconds(run.step, lambda: torch.mm(a, b, out=out), repeats=9, least=0.2)
+    ours, bare = fastest(run.step, lambda: torch.mm(a, b, out=out), turns=9, least=0.2)
     peak = 2 * batch * width * width / bare
     assert held(f"share of the peak, width {width}", counter.get_total_flops() / ours / peak, share) > share
 
@@ -62,7 +45,7 @@ def test_a_training_step_against_the_matrix_product_of_its_layers(width, batch, 
 def test_one_jump_against_18_heun_steps():
     student, teacher = (ctm.load(FOLDER / f"{name}.safetensors") for name in ("ring_learned", "ring_denoiser"))
     x, times = noise(student, 2000, (2,), generator=torch.Generator().manual_seed(0)), karras_times(18, student)
-    one, many = seconds(lambda: one_step(student, x), lambda: heun(teacher, x, times), repeats=5)
+    one, many = fastest(lambda: one_step(student, x), lambda: heun(teacher, x, times), turns=5)
     assert held("one jump is faster by", many / one, 25) > 25
 
 
@@ -82,7 +65,7 @@ def test_the_exact_denoiser_against_its_sums_written_bare(dim):
         for part in x.split(ROWS):
             torch.mm((torch.addmm(squared, part, mu.T, alpha=-2) * (-0.5 / (0.1**2 + 0.5**2))).softmax(1), mu)
 
-    ours, bare = seconds(lambda: world.denoiser(x, 0.5), sums, repeats=3)
+    ours, bare = fastest(lambda: world.denoiser(x, 0.5), sums, turns=3)
     assert held(f"over the bare sums, {dim}-D", ours / bare, 1.7) < 1.7
 
 
@@ -103,6 +86,6 @@ def batch(size):
 
 @pytest.mark.parametrize("make", [denoiser, batch], ids=["components", "batch"])
 def test_time_grows_no_faster_than_size(make):
-    small, large = seconds(make(1000), make(4000), repeats=5)
+    small, large = fastest(make(1000), make(4000), turns=5)
     slope = math.log(large / small) / math.log(4)
     assert held("slope on double logarithmic axes", slope, 1.2) < 1.2

@@ -38,7 +38,7 @@ CONFIG = """
 module-path = "ctm/{module}.py"
 timeout = 300.0
 excluded-modules = []
-test-command = "{python} -m pytest -x -q -p no:cacheprovider -m 'not slow' {tests}"
+test-command = "{python} -m pytest -x -q -p no:cacheprovider {tests}"
 [cosmic-ray.distributor]
 name = "local"
 [cosmic-ray.filters.operators-filter]

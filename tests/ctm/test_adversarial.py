@@ -113,6 +113,7 @@ def called(term, student, world, first=None, steps=10, step=0, seed=0):
     return term(models, Draw(world, student, 64, g), g)
 
 
+@pytest.mark.slow
 def test_the_adaptive_weight_makes_both_gradients_equally_long_up_to_its_limit():
     student, world = model(), ctm.data.ring()
     x = torch.randn(64, 2, generator=generator())
@@ -130,6 +131,7 @@ def test_the_adaptive_weight_makes_both_gradients_equally_long_up_to_its_limit()
             assert torch.allclose(loss, 0.5 * most * plain, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_and_the_student_is_not_touched():
     student = model()
     before = copy.deepcopy(student.state_dict())

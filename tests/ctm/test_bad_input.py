@@ -156,6 +156,7 @@ def test_values_are_not_read_where_there_are_none():
         vmap(lambda t: jump(points[:, :1], t, 0.5))(levels)
 
 
+@pytest.mark.slow
 def test_a_compiled_jump_is_one_graph_with_its_shapes_checked():
     compiled = torch.compile(jump, fullgraph=True, backend="eager")
     for t, s in ((2.0, 0.5), (3.0, 0.7), (torch.full((4,), 2.0), torch.full((4,), 0.5))):

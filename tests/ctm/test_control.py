@@ -58,6 +58,7 @@ def test_a_class_has_the_noise_levels_of_the_whole():
     assert (world.sigma_data, world.sigma_min, world.sigma_max) == (RINGS.sigma_data, RINGS.sigma_min, RINGS.sigma_max)
 
 
+@pytest.mark.slow
 def test_strength_0_is_the_whole_1_the_class_and_none_the_whole():
     x = noised(RINGS, 0.7)
     for label, w, world in ((1, 1.0, RINGS.of_class(1)), (1, 0.0, RINGS), (None, 3.0, RINGS)):
@@ -89,6 +90,7 @@ def test_the_guided_score_is_the_gradient_of_the_tilted_noised_density():
     assert torch.allclose(UNEVEN.given(0, 2.5).score(x.detach(), 0.6), gradient, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_guided_flow_map_solves_its_ode_for_every_sample():
     x = noised(RINGS, 3.0, n=6)
     label, w = torch.tensor([0, 1, -1, 0, 1, 1]), torch.tensor([1.0, 2.0, 3.0, 4.0, 0.5, 2.5])
@@ -137,6 +139,7 @@ def test_the_condition_enters_the_first_layer_as_said():
     assert torch.allclose(network(x, tau, tau, condition), plain(x, tau, tau), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_teaches_the_class_and_the_strength():
     model = ConditionalCTM(ctm.networks.MLP(2, width=48, layers=3, conditions=3), RINGS.sigma_data)
     objective = ctm.Consistency(RINGS, pool=1024, levels=24)

@@ -357,7 +357,7 @@ def same(case, place, wanted):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("generator", [torch.Generator, GeneratorElsewhere])
+@pytest.mark.parametrize("generator", [pytest.param(torch.Generator, marks=pytest.mark.slow), GeneratorElsewhere])
 @pytest.mark.parametrize("name", CASES)
 def test_a_second_device_gives_the_same_numbers(name, generator, expected):
     with pretended():

@@ -151,6 +151,7 @@ FROM_DATA = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FROM_DATA)
 def test_with_the_datas_slope_the_exact_map_is_stationary_in_the_mean(name):
     """Neither the loss nor the gradient of one batch is zero; the gradient's mean over draws is within its own error."""
@@ -439,6 +440,7 @@ def test_schedules_are_those_of_the_papers():
 # --- paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [LINEAR, trigonometric(0.5)])
 def test_one_oracle_serves_every_path(path):
     """The path's flow map, from the book's, against its own differential equation solved by small steps."""

@@ -54,6 +54,7 @@ def test_bad_input_is_named(call, error, message):
         call(torch.ones(9, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 8), (3, 8, 12)])
 def test_a_classifier_learns_classes_that_can_be_told_apart(shape):
     rng = torch.Generator().manual_seed(0)

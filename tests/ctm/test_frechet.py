@@ -163,6 +163,7 @@ def test_samples_are_jumps_from_noise_to_data_for_the_datas_conditions():
     assert found.requires_grad
 
 
+@pytest.mark.slow
 def test_it_pulls_samples_to_the_moments_that_are_wanted():
     world = ctm.data.two_moons()
     real = 1.2 * world.sample(4000, generator=generator(1)) + 0.2  # not those of the teacher

@@ -17,7 +17,10 @@ def torchvision():
     return pytest.importorskip("torchvision", exc_type=ImportError)
 
 
-@pytest.mark.parametrize(("name", "n", "shape"), [("digits_8x8", 1797, (8, 8)), ("digits_28x28", 5000, (28, 28))])
+@pytest.mark.parametrize(
+    ("name", "n", "shape"),
+    [("digits_8x8", 1797, (8, 8)), pytest.param("digits_28x28", 5000, (28, 28), marks=pytest.mark.slow)],
+)
 def test_shipped_digits(name, n, shape):
     data = getattr(images, name)()
     assert (len(data), data.shape, data.classes) == (n, shape, 10)

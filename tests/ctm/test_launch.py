@@ -84,6 +84,7 @@ def losses_of(folder):
     return [line["loss"] for line in log_of(folder)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["teacher", "scratch"])
 def test_two_processes_train_as_one_does(tmp_path, objective):
     teacher = "exact" if objective == "teacher" else ""
@@ -238,6 +239,7 @@ def test_tensorboard_gets_the_same_figures(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_and_keeps_its_weights_in_float32(tmp_path):
     config = replace(SMALL, steps=40)
     exact = alone(config, tmp_path / "no")
@@ -407,6 +409,7 @@ def test_without_accelerate_it_says_what_to_install(tmp_path, monkeypatch):
         alone(SMALL, tmp_path)
 
 
+@pytest.mark.slow
 def test_ctm_does_without_accelerate():
     code = "import sys, ctm, ctm.training.launch; sys.exit('accelerate' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0

@@ -70,7 +70,9 @@ def test_a_single_gaussian_in_closed_form():
         assert abs(math.log2(coarse / fine) - 4) < 0.3
 
 
-@pytest.mark.parametrize("name", ["ring", "uneven_two_gaussians", "clusters"])
+@pytest.mark.parametrize(
+    "name", ["ring", *(pytest.param(name, marks=pytest.mark.slow) for name in ("uneven_two_gaussians", "clusters"))]
+)
 def test_a_mixtures_own_density_comes_back(name):
     world = ctm.data.WORLDS[name]()
     x = noised(world, world.sigma_min, n=40)
@@ -83,6 +85,7 @@ def test_a_mixtures_own_density_comes_back(name):
     assert torch.allclose(exact, world.log_prob(x, world.sigma_min), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_density_of_a_model_integrates_to_one():
     model = small_ctm()
     model.sigma_min, model.sigma_max = 0.3, 2.0  # wide enough for a grid
@@ -142,6 +145,7 @@ def test_hutchinson_is_exact_on_average_and_has_the_stated_variance():
     assert torch.equal(again, hutchinson_log_likelihood(model, x, 3, generator=generator(1), steps=8))
 
 
+@pytest.mark.slow
 def test_encode_undoes_a_fine_solver_and_stops_where_told():
     world = ctm.data.ring()
     x = noised(world, 0.3, n=30)
@@ -209,6 +213,7 @@ def test_data_of_any_shape():
     assert hutchinson_log_likelihood(world, x, 3, generator=generator(), steps=4).shape == (3, 5)
 
 
+@pytest.mark.slow
 def test_single_precision_is_enough():
     model, x = small_ctm(torch.float32), noised(ctm.data.ring(), 0.002, n=30, dtype=torch.float32)
     single = log_likelihood(model, x)
@@ -253,6 +258,7 @@ def test_invert_without_a_step_gives_the_guess_and_how_far_it_misses():
     assert torch.allclose(residual, ((image - goal) ** 2).sum(1).sqrt())
 
 
+@pytest.mark.slow
 def test_a_moved_map_gives_moved_points_the_same_density():
     class Moved(AffineMap):
         center = torch.tensor([100.5], dtype=torch.float64)
@@ -271,6 +277,7 @@ def test_a_moved_map_gives_moved_points_the_same_density():
     assert torch.allclose(log_likelihood(Here(), x, steps=64), exact, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_likelihood_has_a_gradient_where_x_asks_for_one_and_keeps_none_otherwise():
     model, h = small_ctm(), 1e-5
     x = torch.randn(4, 2, generator=generator(), dtype=torch.float64)

@@ -121,7 +121,7 @@ def test_the_student_as_its_own_target_is_held_still():
     assert torch.equal(*gradients)
 
 
-@pytest.mark.parametrize("compare", ["s", "x0"])
+@pytest.mark.parametrize("compare", ["s", pytest.param("x0", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("u", [0.3, 0.8, 1.9])
 def test_the_exact_map_has_no_consistency_loss(compare, u):
     exact = exact_ctm(ctm.data.ring())

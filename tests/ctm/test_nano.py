@@ -92,6 +92,7 @@ def test_one_small_file_that_needs_torch_alone() -> None:
     assert {name.partition(".")[0] for name in modules} - sys.stdlib_module_names == {"torch"}
 
 
+@pytest.mark.slow
 def test_it_trains(tmp_path) -> None:
     """A few hundred steps: the average of the weights jumps nearer to the data than fresh ones."""
     model = nano_ctm.train(nano_ctm.moons, steps=300, batch=128, levels=16, pool=256)

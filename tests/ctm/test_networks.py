@@ -108,6 +108,7 @@ def test_torchs_own_generator_is_neither_used_nor_moved(name):
     assert any(not torch.equal(a, c) for a, _, c in pairs)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_in_threads():
     known = {seed: MLP(2, width=16, layers=2, seed=seed).state_dict() for seed in (0, 1)}
     made = {0: [], 1: []}
@@ -414,6 +415,7 @@ def test_forward_mode_derivatives_and_vmap(name):
     assert torch.allclose(mapped, each, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "unet 8", "transformer 8"])
 def test_compiles_without_a_break(name):
     network = shaken(ALL[name](conditions=2))

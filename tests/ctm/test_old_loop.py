@@ -69,6 +69,7 @@ def small_run(name, steps):
 same_machine = pytest.mark.skipif(machine() != STORED["machine"], reason="bits are of another processor or torch")
 
 
+@pytest.mark.slow
 @same_machine
 @pytest.mark.parametrize("name", LARGE)
 def test_the_default_recipe_gives_the_old_weights_bit_for_bit(name):

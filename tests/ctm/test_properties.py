@@ -50,6 +50,7 @@ def test_the_exact_map_is_the_identity_on_the_diagonal_and_a_semigroup(world, sh
     torch.testing.assert_close(world.G(world.G(x, t, u), u, s), world.G(x, t, s), rtol=0, atol=1e-6 * world.sigma_data)
 
 
+@pytest.mark.slow
 @given(mixtures(), fractions, seeds)
 def test_shifted_scaled_and_turned_data_shift_scale_and_turn_the_map(world, shares, seed):
     t, _, s = times(world, shares)
@@ -67,6 +68,7 @@ def test_shifted_scaled_and_turned_data_shift_scale_and_turn_the_map(world, shar
     torch.testing.assert_close(log_ratio, torch.zeros(len(x), dtype=torch.float64), rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 @given(mixtures(components=1), fractions, seeds)
 def test_the_map_of_one_gaussian_is_affine(world, shares, seed):
     t, _, s = times(world, shares)

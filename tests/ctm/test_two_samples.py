@@ -44,6 +44,7 @@ def test_precision_and_recall_by_brute_force(k):
     assert precision_recall(*shapes, k=k) == pytest.approx(expected, abs=0.03)
 
 
+@pytest.mark.slow
 def test_precision_and_recall_tell_two_faults_apart():
     ring = ctm.data.ring()
     real, other = (ring.sample(2000, generator=generator(seed)) for seed in range(2))
@@ -75,6 +76,7 @@ def test_the_energy_test_is_the_share_of_all_orders():
     assert energy_test(x.repeat(5, 1), y.repeat(5, 1) + 100, permutations=9).p == 0.1
 
 
+@pytest.mark.slow
 def test_under_the_null_p_is_as_often_small_as_it_says():
     found = [energy_test(gaussian(30, s), gaussian(20, 500 + s), permutations=99, seed=s).p for s in range(300)]
     assert np.mean(np.array(found) <= 0.1) == pytest.approx(0.1, abs=3 * (0.09 / 300) ** 0.5)

@@ -381,6 +381,7 @@ def test_the_map_by_quantiles_is_the_integrated_one(offset):
     assert torch.equal(wrong.denoiser(x, 2.0), world.denoiser(x, 2.0))
 
 
+@pytest.mark.slow
 def test_errors_do_not_depend_on_the_origin():
     base = ctm.data.ring()
     errors = []
