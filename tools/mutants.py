@@ -23,7 +23,7 @@ STORED = ROOT / "tests/mutants.json"
 PLACE = ROOT / "_build/mutants"
 TESTS = {  # the tests tried on each module
     "noise": "solvers losses", "flow_map": "mixture models", "solvers": "solvers likelihood",
-    "parametrisations": "parametrisations", "mixture": "mixture",
+    "parametrisations": "parametrisations", "mixture": "mixture worlds_moved models",
     "oracle": "mixture", "labelled": "control", "samplers": "solvers", "models": "models",
     "conditional": "control", "likelihood": "likelihood", "editing": "control", "metrics": "metrics",
     "training/state": "training models", "losses/objective": "losses training", "losses/consistency": "losses old_loop",

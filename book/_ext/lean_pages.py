@@ -30,7 +30,9 @@ UNUSED = ("sphinx-thebe.*", "styles/*.map", "scripts/*.map", "scripts/*.LICENSE.
 def keep_used_icons(out: Path) -> None:
     """Write ``icons.css`` and fonts with only the icons that the pages or the theme's styles name."""
     static = out / "_static"
-    css = next(static.glob(f"{ICONS}/*/css/all.min.css"))
+    css = next(static.glob(f"{ICONS}/*/css/all.min.css"), None)
+    if css is None:  # nothing was built anew, and the icons are lean already
+        return
     pages = [*out.glob("*.html"), *out.glob("book/*.html"), *static.glob("scripts/*.js"), *static.glob("*.js")]
     names = {name for page in pages for name in re.findall(r"\bfa-[a-z0-9-]+", page.read_text(encoding="utf-8"))}
     codes = {

@@ -55,6 +55,13 @@ def test_a_chapter_says_how_long_it_takes_and_how_hard_it_is(name):
     assert level in ("first steps", "core", "in depth")
 
 
+def test_the_hours_that_the_chapters_take_are_the_sum_of_their_badges():
+    minutes = sum(int(re.search(r"(\d+) min to read", html(name))[1]) for name in CHAPTERS)
+    assert round(minutes / 30) / 2 == 8.5
+    for page in ("welcome", "ways_to_read"):
+        assert "eight and a half hours" in html(page)
+
+
 @pytest.mark.parametrize("name", [*CHAPTERS, "nano", "official_code"])
 def test_questions_that_readers_ask_are_answered_in_a_few_sentences(name):
     asked = re.findall(r"^(`{3,})\{dropdown\} ([^\n]+)\n(.*?)^\1$", questions_of(name), flags=re.M | re.S)

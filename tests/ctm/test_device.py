@@ -357,8 +357,11 @@ def same(case, place, wanted):
         assert torch.equal(ours, theirs)
 
 
+LONG = ("a world", "a world of classes", "no teacher", "metrics")
+
+
 @pytest.mark.parametrize("generator", [pytest.param(torch.Generator, marks=pytest.mark.slow), GeneratorElsewhere])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in CASES])
 def test_a_second_device_gives_the_same_numbers(name, generator, expected):
     with pretended():
         same(CASES[name], Place(DEVICE, generator), expected[name])

@@ -183,6 +183,7 @@ def test_stable_target_is_not_rounded_under_autocast():
         assert torch.allclose(stable_target(xt, t, x0, references), exact.float(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_stable_target_is_nearer_the_posterior_mean_than_the_point():
     world, g = ctm.data.ring(), generator()
     x0 = world.sample(2000, generator=g, dtype=torch.float64)

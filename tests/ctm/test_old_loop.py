@@ -93,6 +93,7 @@ def test_after_ten_steps_the_weights_are_nearly_the_old_ones_on_any_processor(na
     assert (found - stored).norm() < 2e-3 * (stored - start).norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.0, 0.1])
 def test_the_old_loop_run_beside_the_new_one_gives_the_same_weights_bit_for_bit(weight):
     networks = [ctm.networks.MLP(2, width=48, layers=3, gain=8.0) for _ in range(2)]

@@ -111,6 +111,7 @@ def test_one_step_and_jumps_follow_the_flow_map():
     )
 
 
+@pytest.mark.slow
 def test_gamma_one_is_the_consistency_models_multistep_sampler():
     world = ctm.data.ring()
     times = [10.0, 1.0, 0.3, world.sigma_min]

@@ -166,7 +166,13 @@ def press_at(monkeypatch, stop):
     monkeypatch.setattr(State, "step", interrupted)
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("classes", "guidance", "adversarial") else name
+        for name in RESUMED
+    ],
+)
 @pytest.mark.parametrize("stop", [pytest.param(3, marks=pytest.mark.slow), 17])
 def test_a_stopped_run_goes_on_bit_for_bit(name, stop, tmp_path, monkeypatch):
     model, data, objective, options = RESUMED[name]
@@ -218,7 +224,8 @@ def test_training_from_scratch_goes_on_from_any_step_of_either_half(part, tmp_pa
     assert (history.step, history.loss) == (full_history.step, full_history.loss)
 
 
-@pytest.mark.parametrize("kind", ["plain", pytest.param("conditional", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["plain", "conditional"])
 def test_ctrl_c_in_the_middle_of_a_step_loses_nothing(kind, tmp_path):
     # the interrupt arrives after the step's random numbers are drawn and before its weights are updated
     world, path = HALF if kind == "conditional" else ctm.data.two_gaussians(), tmp_path / "run.safetensors"
