@@ -238,7 +238,7 @@ def test_small_figures_of_the_page():
     assert seconds[0] / 3.5 / seconds[1] == pytest.approx(1.5, abs=0.1) == 1 / 0.65  # timed together; 2,100 steps for 600
     assert "one time in ten" in PAGE
     assert 2 / math.comb(6, 3) == 0.1  # three and three in order, either way round
-    assert "In about 0.5% of runs two names collide" in PAGE
+    assert "in 0.5% of runs two agree, and a batch is lost" in PAGE
     assert math.comb(50_000 // 500, 2) / 1e6 == pytest.approx(1 / 200, rel=0.02)  # names of files below a million
     assert 50_000 % 128
     top, bottom = 80 ** (1 / 7), 0.002 ** (1 / 7)
