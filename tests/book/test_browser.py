@@ -195,7 +195,7 @@ def test_search_and_theme_work_where_storage_is_refused(browser, address, tmp_pa
 
 def test_a_folded_note_opens_by_its_title_and_by_a_link_into_it(browser):
     page = browser.new_page(viewport=DESK)
-    page.goto((HTML / "book/teachers.html").as_uri(), wait_until="load")
+    page.goto((HTML / "book/boundary_condition.html").as_uri(), wait_until="load")
     notes = page.locator(".admonition.note.dropdown")
     formula = notes.locator("> .admonition-title:has(mjx-container)").first
     formula.wait_for()
