@@ -1,6 +1,8 @@
 """nano_ctm.py says the same as the package: on the same weights and draws, its jumps, losses and trajectories are equal."""
 
 import ast
+import functools
+import re
 import sys
 from pathlib import Path
 
@@ -105,3 +107,23 @@ def test_it_trains(tmp_path) -> None:
     assert near < 0.5 * far
     nano_ctm.draw(tmp_path / "set.svg", (samples[:10], "#D55E00"))
     assert (tmp_path / "set.svg").read_text(encoding="utf-8").count("<circle") == 10
+
+
+@pytest.mark.slow
+def test_the_programs_in_the_answers_of_its_page_run(monkeypatch, capsys) -> None:
+    """One after the other, as a reader would copy them, with a short training and few samples."""
+    page = (ROOT / "book/nano.md").read_text(encoding="utf-8").partition("## More questions")[2]
+    table, ratio, doctor = re.findall(r"^```python\n(.*?)^```$", page, flags=re.M | re.S)
+    monkeypatch.setattr(nano_ctm, "train", functools.partial(nano_ctm.train, steps=40, pool=64, levels=8))
+    scale = torch.tensor([1.0, 1e3])
+    names = {"table": (scale * nano_ctm.moons(300, torch.Generator().manual_seed(6)) + 5 * scale).numpy()}
+    exec(table, names)
+    samples = names["samples"]
+    assert samples.shape == (2000, 2)
+    assert (samples.mean(0) / scale - 5).abs().max() < 1  # in the table's own units
+    assert "n=20_000, draws=8" in ratio
+    exec(ratio.replace("n=20_000, draws=8", "n=500, draws=2"), names)
+    exec(doctor, names)
+    said = capsys.readouterr().out
+    assert len(re.findall(r"^\d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\]$", said, flags=re.M)) == 1
+    assert len(re.findall(r"^(?:ok|RED) ", said, flags=re.M)) == 8
