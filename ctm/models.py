@@ -151,10 +151,11 @@ class CTM(nn.Module, FlowMap):
         inputs = c_in(t, self.sigma_data) * z
         tau_t, tau_s = (c_noise(time).flatten() for time in (t, s))
         if not isinstance(self.network, networks.Timed):  # those see to this themselves
-            inputs = inputs.to(self.dtype)
+            own = self.dtype
+            inputs = inputs.to(own)
             tau_t, tau_s = tau_t.expand(x.shape[0]), tau_s.expand(x.shape[0])
             # in float32 at least: half precision cannot tell neighbouring levels apart
-            fine = torch.promote_types(self.dtype, torch.float32)
+            fine = torch.promote_types(own, torch.float32)
             tau_t, tau_s = tau_t.to(fine), tau_s.to(fine)
         output = self.network(inputs, tau_t, tau_s)
         if output.shape != x.shape:

@@ -2,15 +2,16 @@
 The students are trained with an adversarial term in the last part of their updates; the large one is then trained on in two
 short parts, the second with the Frechet distance as a term of the loss.
 
-    python -m studies.digits [8] [28] [controls] [settled] [further] [others] [begins]
+    python -m studies.digits [8] [28] [controls] [networks] [settled] [further] [others] [begins]
 
-One thread: some minutes for the small ones, three hours for the large, ten minutes for each kind of control: small students
-with parts of the loss left out, and the large one trained on as in its last part without the Frechet distance; a minute for
-the small student trained on with it; half an hour for six other draws of both large models, and some minutes for one call
-that begins elsewhere. PLANS, SMALL, FINISH and SETTLE say how many steps. Training goes on from its own files in _build when
-it is started again, and more steps prolong it. Figures over the time of training, and at its end, are kept in
-studies/digits.json; the models of 28 x 28 pixels go to book/checkpoints, each with its card. A teacher that lies there is
-judged and not trained again, nor is the classifier that judges (studies/digits_judge.safetensors): take the file away first.
+One thread: some minutes for the small ones, three hours for the large, ten minutes for each kind of control: small
+students with parts of the loss left out, and the large one trained on as in its last part without the Frechet distance;
+twenty for small denoisers of a U-Net and of a fully connected network; a minute for the small student trained on with it;
+half an hour for six other draws of both large models, and some minutes for one call that begins elsewhere. PLANS, SMALL,
+FINISH and SETTLE say how many steps. Training goes on from its own files in _build when it is started again, and more
+steps prolong it. Figures over the time of training, and at its end, are kept in studies/digits.json; the models of 28 x 28
+pixels go to book/checkpoints, each with its card. A teacher that lies there is judged and not trained again, nor is the
+classifier that judges (studies/digits_judge.safetensors): take the file away first.
 """
 
 import copy
@@ -324,7 +325,7 @@ def labels_for(n: int, classes: int = 10) -> Tensor:
 def note(**row: Any) -> None:
     """Keep a row in place of one with the same size, stage and step, or settings."""
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    names = ("size", "stage", "step", "steps", "how", "w", "real", "features", "adversarial")
+    names = ("size", "stage", "step", "steps", "how", "w", "real", "features", "adversarial", "lr", "seed")
     key = {name: row.get(name) for name in names}
     rows = [old for old in rows if {name: old.get(name) for name in names} != key]
     keep(RESULTS, [*rows, row])
@@ -355,9 +356,9 @@ def stage(size: int, name: str, model: ctm.CTM, data: Any, term: Objective, judg
     return seconds
 
 
-def new_model(size: int, train: Points) -> ctm.ConditionalCTM:
+def new_model(size: int, train: Points, seed: int = SEED) -> ctm.ConditionalCTM:
     """An untrained model for images of this size."""
-    network = ctm.networks.UNet(train.shape, conditions=train.classes + 1, seed=SEED, **PLANS[size].network)
+    network = ctm.networks.UNet(train.shape, conditions=train.classes + 1, seed=seed, **PLANS[size].network)
     return ctm.CTM.for_data(train, network)
 
 
@@ -420,6 +421,30 @@ def controls() -> None:
         for w in (1.0, 1.2):
             drawn = [draw(student, labels, 1, w=w, seed=number) for number in DRAWS]
             note(size=8, how="control", w=w, **told, **over_draws(judge, drawn, labels))
+
+
+def plain_or_unet() -> None:
+    """Denoisers of the small images by the U-Net, and by a fully connected network of as many weights: in as many steps, and
+    in as much time (on the processor that this was written on), at two rates; three seeds."""
+    plan = PLANS[8]
+    train, test = halves(8)
+    judge, labels = Judge(train, test), labels_for(plan.drawn)
+    data = ctm.Guided(train, plan.strengths, drop=0.1)
+    runs = [("UNet", plan.teacher["steps"], plan.teacher["lr"])]
+    runs += [("MLP", steps, lr) for steps in (plan.teacher["steps"], 13_000) for lr in (2e-3, 4e-3)]
+    for kind, steps, lr in runs:
+        for seed in range(3):
+            model = new_model(8, train, seed)
+            if kind == "MLP":
+                network = ctm.networks.MLP(64, width=256, conditions=train.classes + 1, seed=seed)
+                model = cast(Any, ctm.CTM.for_data(train, network))
+            weights = sum(weight.numel() for weight in model.parameters())
+            started = time.process_time()
+            choices = plan.teacher | {"steps": steps, "lr": lr, "seed": seed}
+            ctm.train(model, data, ctm.Denoising(times=plan.times), **choices)
+            told = {"how": kind, "weights": weights, "seconds": round(time.process_time() - started)}
+            drawn = [draw(model, labels, HEUN, solver=True, seed=number) for number in DRAWS]
+            note(size=8, stage="networks", steps=steps, lr=lr, seed=seed, **told, **over_draws(judge, drawn, labels))
 
 
 def settled() -> None:
@@ -572,7 +597,14 @@ def write(size: int, name: str, model: ctm.CTM, steps: int, seconds: float, figu
 
 def main() -> None:
     torch.set_num_threads(1)
-    large = {"controls": controls, "settled": settled, "further": further, "others": others, "begins": begins}
+    large = {
+        "controls": controls,
+        "networks": plain_or_unet,
+        "settled": settled,
+        "further": further,
+        "others": others,
+        "begins": begins,
+    }
     run_parts({"8": partial(make, 8), "28": partial(make, 28), **large})
 
 

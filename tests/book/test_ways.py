@@ -74,6 +74,46 @@ def test_questions_that_readers_ask_are_answered_in_a_few_sentences(name):
     assert section.count("<details") == len(asked)
 
 
+# What a reader puts in place of these names, or in the middle of which function of the page the lines belong.
+OWN = {"data", "drawings", "model", "network", "objective", "photographs", "pixels", "shape", "student", "teacher"}
+PARTS = {
+    "build_your_own": {"after", "batch", "before", "derivative", "g", "mean", "u"},
+    "boundary_condition": {"sigma_data"},
+    "control": {"A"},
+    "image_plan": {"OnDisk"},  # of the page's program prepare.py
+    "many_machines": {"c_in", "c_out", "c_skip", "log"},
+}
+
+
+def test_programs_in_answers_lack_no_import_and_name_nothing_unknown(tmp_path):
+    for name in [*CHAPTERS, "official_code"]:
+        if name in CHAPTERS:
+            cells = nbformat.read(ROOT / f"book/{name}.ipynb", as_version=4).cells
+            before = "\n\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        else:
+            before = ""
+        blocks = re.findall(r"^```(?:python|{code-block} python)\n(.*?)^```", questions_of(name), flags=re.M | re.S)
+        for number, block in enumerate(blocks):
+            (tmp_path / f"{name}-{number}.py").write_text(before + "\n\n" + block, encoding="utf-8")
+    assert len(list(tmp_path.iterdir())) > 35
+    ruff = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--select",
+        "F821,E9",
+        "--output-format",
+        "concise",
+        tmp_path,
+    ]
+    told = subprocess.run(ruff, check=False, capture_output=True, text=True).stdout
+    assert "invalid-syntax" not in told
+    unknown = set(re.findall(r"(\w+)-\d+\.py:.*Undefined name `(\w+)`", told))
+    assert {(page, name) for page, name in unknown if name not in OWN | PARTS.get(page, set())} == set()
+
+
 @pytest.mark.parametrize("place", range(1, len(CONTENTS)))
 def test_each_page_says_why_to_go_on_to_the_next(place):
     before, after = CONTENTS[place - 1 : place + 1]
