@@ -2,16 +2,17 @@
 The students are trained with an adversarial term in the last part of their updates; the large one is then trained on in two
 short parts, the second with the Frechet distance as a term of the loss.
 
-    python -m studies.digits [8] [28] [controls] [networks] [settled] [further] [others] [begins]
+    python -m studies.digits [8] [28] [controls] [networks] [cheaper] [settled] [further] [others] [begins]
 
 One thread: some minutes for the small ones, three hours for the large, ten minutes for each kind of control: small
 students with parts of the loss left out, and the large one trained on as in its last part without the Frechet distance;
-twenty for small denoisers of a U-Net and of a fully connected network; a minute for the small student trained on with it;
-half an hour for six other draws of both large models, and some minutes for one call that begins elsewhere. PLANS, SMALL,
-FINISH and SETTLE say how many steps. Training goes on from its own files in _build when it is started again, and more
-steps prolong it. Figures over the time of training, and at its end, are kept in studies/digits.json; the models of 28 x 28
-pixels go to book/checkpoints, each with its card. A teacher that lies there is judged and not trained again, nor is the
-classifier that judges (studies/digits_judge.safetensors): take the file away first.
+twenty for small denoisers of a U-Net and of a fully connected network; three for the large teacher in fewer steps; a
+minute for the small student trained on with it; half an hour for six other draws of both large models, and some minutes
+for one call that begins elsewhere. PLANS, SMALL, FINISH and SETTLE say how many steps. Training goes on from its own files
+in _build when it is started again, and more steps prolong it. Figures over the time of training, and at its end, are kept
+in studies/digits.json; the models of 28 x 28 pixels go to book/checkpoints, each with its card. A teacher that lies there
+is judged and not trained again, nor is the classifier that judges (studies/digits_judge.safetensors): take the file away
+first.
 """
 
 import copy
@@ -564,20 +565,32 @@ def begins() -> None:
 
 def measure(size: int, name: str, model: ctm.CTM, judge: Judge) -> dict[str, Any]:
     """Figures at the end, means over DRAWS, with the milliseconds of processor an image; the first, for the card."""
-    labels = labels_for(PLANS[size].drawn)
     plan, solver = PLANS[size], name == "teacher"
-    ways = [(k, solver, plan.w) for k in ((HEUN, HEUN // 2) if solver else (1, 2, 4))]
+    ways = [(k, plan.w) for k in ((HEUN, HEUN // 2) if solver else (1, 2, 4))]
     others = (1.0, 1.2) if solver else (1.0, 1.2, plan.strengths[1])
-    ways += [(ways[0][0], solver, w) for w in others if w != plan.w]
-    rows = []
-    for steps, solver, w in ways:
-        started = time.process_time()
-        drawn = [draw(model, labels, steps, solver=solver, w=w, seed=seed) for seed in DRAWS]
-        milliseconds = 1000 * (time.process_time() - started) / (len(labels) * len(drawn))
-        found = over_draws(judge, drawn, labels) | {"other": round(mean(map(judge.other, drawn)), 4)}
-        note(size=size, how=name, steps=steps, w=w, ms_an_image=round(milliseconds, 4), **found)
-        rows.append({key: value for key, value in found.items() if key != "each"})
-    return rows[0]
+    ways += [(ways[0][0], w) for w in others if w != plan.w]
+    rows = [judged(size, name, model, judge, steps, w) for steps, w in ways]
+    return {key: value for key, value in rows[0].items() if key != "each"}
+
+
+def judged(size: int, name: str, model: ctm.CTM, judge: Judge, steps: int, w: float) -> dict[str, Any]:
+    """Figures of samples in so many steps, of a solver for a teacher, and of jumps else; also kept."""
+    labels = labels_for(PLANS[size].drawn)
+    started = time.process_time()
+    drawn = [draw(model, labels, steps, solver=name == "teacher", w=w, seed=seed) for seed in DRAWS]
+    milliseconds = 1000 * (time.process_time() - started) / (len(labels) * len(drawn))
+    found = over_draws(judge, drawn, labels) | {"other": round(mean(map(judge.other, drawn)), 4)}
+    note(size=size, how=name, steps=steps, w=w, ms_an_image=round(milliseconds, 4), **found)
+    return found
+
+
+def cheaper() -> None:
+    """The large teacher in fewer Heun steps, each of four calls with guidance."""
+    train, test = halves(28)
+    judge = Judge(train, test, classifier(train))
+    teacher = ctm.load(FOLDER / "digits_28_teacher.safetensors")
+    for steps in (2, 4, 6):
+        judged(28, "teacher", teacher, judge, steps, PLANS[28].w)
 
 
 def write(size: int, name: str, model: ctm.CTM, steps: int, seconds: float, figures: dict[str, Any]) -> None:
@@ -600,6 +613,7 @@ def main() -> None:
     large = {
         "controls": controls,
         "networks": plain_or_unet,
+        "cheaper": cheaper,
         "settled": settled,
         "further": further,
         "others": others,

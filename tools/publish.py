@@ -24,6 +24,11 @@ if "google.colab" in sys.modules:  # anywhere else this cell does nothing
     os.chdir("/content/book/book")"""
 
 
+ADDRESS = re.compile(
+    r"which has no public address yet: it is the folder in which these pages were built|at <https?://[^>]*>"
+)
+
+
 def with_colab_cell(notebook: nbformat.NotebookNode, repository: str) -> None:
     """Put the cell behind the title, or a new one in the place of the old; later cells count one more."""
     notebook.cells = [cell for cell in notebook.cells if "google.colab" not in cell.source]
@@ -45,6 +50,9 @@ def publish(root: Path, repository: str, site: str) -> None:
     for path in sorted((root / "book").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         with_colab_cell(notebook, repository)
+        for cell in notebook.cells:
+            if path.stem == "welcome" and cell.cell_type == "markdown":
+                cell.source = ADDRESS.sub(f"at <{repository}>", cell.source)
         nbformat.write(notebook, path)
 
 

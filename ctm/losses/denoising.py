@@ -29,9 +29,9 @@ def dsm_loss(
 
     Its minimiser over all functions is :math:`E[x_0 \mid x_t]`; the weight is EDM's
     :math:`1 / c_{out}^2`. With ``references`` the target :math:`x_0` becomes
-    :func:`stable_target`: given :math:`x_t` and the set of all candidates, :math:`x_0` is
-    the :math:`j`-th with probability :math:`w_j`, so the mean over candidates has the same
-    expectation as :math:`x_0` and less variance.
+    :func:`stable_target`: given :math:`x_t` and the set of :math:`x_0` and them,
+    :math:`x_0` is the :math:`j`-th with probability :math:`w_j`, so the mean over the set
+    has the same expectation as :math:`x_0` and less variance.
 
     Args:
         student: the model in training.

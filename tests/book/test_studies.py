@@ -197,6 +197,24 @@ def test_the_spread_within_classes_recomputed():
     assert digits.within(10 + 0.5 * features, labels) == pytest.approx((9 + 8) / 8)
 
 
+def test_the_page_of_digits_says_what_a_network_without_convolutions_did():
+    rows = load("digits").where(stage="networks")
+    assert {len(rows.where(how=r["how"], steps=r["steps"], lr=r["lr"])) for r in rows} == {3}
+    page = (STUDIES.parent / "book/digits.ipynb").read_text(encoding="utf-8")
+    for how, name, steps, lr in (
+        ("UNet", "U-Net", 1500, 4e-3),
+        ("MLP", "MLP, five layers of 256", 1500, 2e-3),
+        ("MLP", "the same", 13_000, 2e-3),
+    ):
+        chosen = rows.where(how=how, steps=steps, lr=lr)
+        ratios = [f"{chosen.median(key):#.3g}" for key in ("ratio", "cut")]
+        figures = [f"{steps:,}", str(chosen.median("seconds")), *ratios, f"{chosen.median('precision'):.2f}"]
+        assert " | ".join(["", name, *figures, ""]).strip() in page
+    slow, fast = (rows.where(how="MLP", steps=13_000, lr=lr) for lr in (2e-3, 4e-3))
+    assert max(fast.values("precision")) < min(slow.values("precision"))
+    assert min(fast.values("ratio")) > 1e6  # what flew off
+
+
 def test_samples_of_a_study_are_one_for_each_label():
     train, _ = digits.halves(8)
     model = digits.new_model(8, train)

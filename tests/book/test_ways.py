@@ -201,6 +201,8 @@ def test_with_an_address_a_page_can_be_launched_and_shared(tmp_path):
     begin(tmp_path, "fresh", "A fresh chapter", after="solvers")
     publish(tmp_path, "https://github.com/example/ctm", "https://example.org/ctm")
     publish(tmp_path, "https://github.com/example/ctm", "https://example.org/ctm")  # twice is once
+    welcome = (tmp_path / "book/welcome.ipynb").read_text(encoding="utf-8")
+    assert "you need the book's repository, at <https://github.com/example/ctm>." in welcome
     notebook = nbformat.read(tmp_path / "book/solvers.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
