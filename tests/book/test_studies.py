@@ -215,6 +215,20 @@ def test_the_page_of_digits_says_what_a_network_without_convolutions_did():
     assert min(fast.values("ratio")) > 1e6  # what flew off
 
 
+def test_the_page_of_digits_says_what_fewer_calls_of_the_teacher_did():
+    page = (STUDIES.parent / "book/digits.ipynb").read_text(encoding="utf-8")
+    page = page.partition("In how few calls does the teacher itself draw well?")[2]
+    teacher = {steps: load("digits").one(size=28, how="teacher", steps=steps, w=1.2) for steps in (2, 4, 6, 9, 18)}
+    (student,) = load("digits").where(size=28, how="student", steps=1, w=1.2)
+    for calls, row in [*((4 * steps, row) for steps, row in teacher.items()), (1, student)]:
+        (line,) = re.findall(rf'"\| (?:teacher|student|) ?\| {calls} \| ([\d.,]+) \| ([\d.,]+) \| ([\d.,]+) \|\\n"', page)
+        for told, key in zip(line, ("cut", "ratio", "other"), strict=True):
+            digits_after = len(told.partition(".")[2])
+            assert f"{row[key]:,.{digits_after}f}" == told
+    assert teacher[6]["other"] < student["other"] < teacher[4]["other"]
+    assert student["cut"] < teacher[9]["cut"]
+
+
 def test_samples_of_a_study_are_one_for_each_label():
     train, _ = digits.halves(8)
     model = digits.new_model(8, train)
