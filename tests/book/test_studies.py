@@ -229,6 +229,23 @@ def test_the_page_of_digits_says_what_fewer_calls_of_the_teacher_did():
     assert student["cut"] < teacher[9]["cut"]
 
 
+def test_the_page_of_a_loss_of_ones_own_says_what_other_solvers_did():
+    page = (STUDIES.parent / "book/build_your_own.ipynb").read_text(encoding="utf-8")
+    rows = load("own")
+    logarithmic = {1.5: "last step", 3: "u = 3 s", 10: "u = 10 s"}
+    assert "of three seeds (`python -m studies.own solvers`)" in page
+    for name, told in (
+        ("", "Runge and Kutta's in $\\\\log t$ | 4"),
+        ("Runge-Kutta in t", "Runge and Kutta's in $t$ | 4"),
+        ("Heun", "Heun's in $t$ | 2"),
+        ("Euler", "Euler's in $t$ | 1"),
+    ):
+        variants = [f"u = {ratio:g} s, {name}" if name else logarithmic[ratio] for ratio in (1.5, 3, 10)]
+        found = [rows.median("error", part="solvers" if name else "updates", variant=variant) for variant in variants]
+        assert f"| {told} | {' | '.join(f'{error:#.3g}' for error in found)} |" in page
+    assert rows.spread("error", part="updates", variant="last step")[1:] == (0.2377, 0.3848)
+
+
 def test_samples_of_a_study_are_one_for_each_label():
     train, _ = digits.halves(8)
     model = digits.new_model(8, train)
