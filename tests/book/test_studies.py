@@ -16,7 +16,22 @@ from helpers import exact_ctm
 
 import ctm
 from ctm.losses import Draw, Models
-from studies import Rows, control, digits, family, joint, kinds, load, nano, pitfalls, regimes, scaling, sixteen, teachers
+from studies import (
+    Rows,
+    control,
+    digits,
+    family,
+    joint,
+    kinds,
+    load,
+    nano,
+    own,
+    pitfalls,
+    regimes,
+    scaling,
+    sixteen,
+    teachers,
+)
 
 STUDIES = Path(__file__).parents[2] / "studies"
 RESULTS = sorted(STUDIES.glob("*.json"))
@@ -227,6 +242,17 @@ def test_the_page_of_digits_says_what_fewer_calls_of_the_teacher_did():
             assert f"{row[key]:,.{digits_after}f}" == told
     assert teacher[6]["other"] < student["other"] < teacher[4]["other"]
     assert student["cut"] < teacher[9]["cut"]
+
+
+def test_a_step_of_order_four_in_t_halves_to_a_thirty_second():
+    ring = ctm.data.ring()
+    x = ring.noised(200, 1.0, torch.Generator().manual_seed(0))
+    t, errors = torch.ones(200, 1, dtype=x.dtype), []
+    for u in (0.8, 0.9):
+        step = own.rk4_in_t(ring, x, t, u * t)
+        errors.append(float((step - ring.G(x, 1.0, u)).square().mean().sqrt()))
+    assert 20 < errors[0] / errors[1] < 50
+    assert errors[1] < 1e-5
 
 
 def test_the_page_of_a_loss_of_ones_own_says_what_other_solvers_did():
