@@ -431,14 +431,15 @@ def plain_or_unet() -> None:
     train, test = halves(8)
     judge, labels = Judge(train, test), labels_for(plan.drawn)
     data = ctm.Guided(train, plan.strengths, drop=0.1)
+
+    def plain(seed: int) -> ctm.CTM:
+        return ctm.CTM.for_data(train, ctm.networks.MLP(64, width=256, conditions=train.classes + 1, seed=seed))
+
     runs = [("UNet", plan.teacher["steps"], plan.teacher["lr"])]
     runs += [("MLP", steps, lr) for steps in (plan.teacher["steps"], 13_000) for lr in (2e-3, 4e-3)]
     for kind, steps, lr in runs:
         for seed in range(3):
-            model = new_model(8, train, seed)
-            if kind == "MLP":
-                network = ctm.networks.MLP(64, width=256, conditions=train.classes + 1, seed=seed)
-                model = cast(Any, ctm.CTM.for_data(train, network))
+            model = new_model(8, train, seed) if kind == "UNet" else plain(seed)
             weights = sum(weight.numel() for weight in model.parameters())
             started = time.process_time()
             choices = plan.teacher | {"steps": steps, "lr": lr, "seed": seed}

@@ -24,6 +24,7 @@ if "google.colab" in sys.modules:  # anywhere else this cell does nothing
     os.chdir("/content/book/book")"""
 
 
+# How the welcome says where the repository is, before and after it has an address.
 ADDRESS = re.compile(
     r"which has no public address yet: it is the folder in which these pages were built|at <https?://[^>]*>"
 )
@@ -50,9 +51,8 @@ def publish(root: Path, repository: str, site: str) -> None:
     for path in sorted((root / "book").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         with_colab_cell(notebook, repository)
-        for cell in notebook.cells:
-            if path.stem == "welcome" and cell.cell_type == "markdown":
-                cell.source = ADDRESS.sub(f"at <{repository}>", cell.source)
+        for cell in notebook.cells if path.stem == "welcome" else ():
+            cell.source = ADDRESS.sub(f"at <{repository}>", cell.source)
         nbformat.write(notebook, path)
 
 

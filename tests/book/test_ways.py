@@ -87,28 +87,14 @@ PARTS = {
 
 def test_programs_in_answers_lack_no_import_and_name_nothing_unknown(tmp_path):
     for name in [*CHAPTERS, "official_code"]:
-        if name in CHAPTERS:
-            cells = nbformat.read(ROOT / f"book/{name}.ipynb", as_version=4).cells
-            before = "\n\n".join(cell.source for cell in cells if cell.cell_type == "code")
-        else:
-            before = ""
+        cells = nbformat.read(ROOT / f"book/{name}.ipynb", as_version=4).cells if name in CHAPTERS else []
+        before = "\n\n".join(cell.source for cell in cells if cell.cell_type == "code")
         blocks = re.findall(r"^```(?:python|{code-block} python)\n(.*?)^```", questions_of(name), flags=re.M | re.S)
         for number, block in enumerate(blocks):
             (tmp_path / f"{name}-{number}.py").write_text(before + "\n\n" + block, encoding="utf-8")
     assert len(list(tmp_path.iterdir())) > 35
-    ruff = [
-        sys.executable,
-        "-m",
-        "ruff",
-        "check",
-        "--isolated",
-        "--select",
-        "F821,E9",
-        "--output-format",
-        "concise",
-        tmp_path,
-    ]
-    told = subprocess.run(ruff, check=False, capture_output=True, text=True).stdout
+    check = ["ruff", "check", "--isolated", "--select", "F821,E9", "--output-format", "concise"]
+    told = subprocess.run([sys.executable, "-m", *check, tmp_path], check=False, capture_output=True, text=True).stdout
     assert "invalid-syntax" not in told
     unknown = set(re.findall(r"(\w+)-\d+\.py:.*Undefined name `(\w+)`", told))
     assert {(page, name) for page, name in unknown if name not in OWN | PARTS.get(page, set())} == set()
