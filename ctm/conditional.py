@@ -186,5 +186,5 @@ class GuidedDenoiser:
 
 
 def given(model: Any, condition: Condition) -> Any:
-    """``model`` for this condition; the model itself where the condition is None."""
-    return model if condition is None else model.given(condition)
+    """``model`` for this condition; the model itself where there is none, or no model."""
+    return model if condition is None or model is None else model.given(condition)

@@ -146,9 +146,9 @@ class CTM(nn.Module, FlowMap):
         center = self.center.to(x) if isinstance(self.center, Tensor) else self.center
         centred = isinstance(center, Tensor) or center != 0
         z = x - center if centred else x
-        skip, scale = self.scalings(t)
+        skip, scale, unit = self.scalings(t)
         kept = skip * z  # first: gradients at x are then added up in the old order
-        inputs = c_in(t, self.sigma_data) * z
+        inputs = unit * z
         tau_t, tau_s = (c_noise(time).flatten() for time in (t, s))
         if not isinstance(self.network, networks.Timed):  # those see to this themselves
             own = self.dtype
@@ -170,9 +170,12 @@ class CTM(nn.Module, FlowMap):
         r""":meth:`G` for times that broadcast against ``x``; nothing is checked."""
         return jump(x, t, s, self(x, t, s))
 
-    def scalings(self, t: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        r""":math:`c_{skip}(t)` and :math:`c_{out}(t)`."""
-        return c_skip(t, self.sigma_data), c_out(t, self.sigma_data)
+    def scalings(self, t: Tensor) -> tuple[Tensor | float, Tensor | float, Tensor]:
+        r""":math:`c_{skip}(t)`, :math:`c_{out}(t)` and :math:`c_{in}(t)`, which share a
+        root."""
+        square = t**2 + self.sigma_data**2
+        root = torch.sqrt(square)
+        return self.sigma_data**2 / square, t * self.sigma_data / root, 1 / root
 
     def output_scale(self, t: Tensor, s: Tensor) -> Tensor:
         r""":math:`c_{out}(t)\,(1 - s/t)`, the factor on the network's output in :meth:`G`;

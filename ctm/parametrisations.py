@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ctm.flow_map import Time
-from ctm.models import CTM, c_out, c_skip
+from ctm.models import CTM, c_in, c_out, c_skip
 
 Scalings = tuple[Tensor | float, Tensor | float]
 Outer = Callable[[CTM, Tensor, Tensor], Scalings]
@@ -74,9 +74,9 @@ class Parametrised(CTM):
         keep, aim = self.outer(self, t, s)
         return keep * x + aim * self(x, t, s)
 
-    def scalings(self, t: Tensor) -> Scalings:
-        r""":math:`c(t), d(t)`."""
-        return self.inner(self, t)
+    def scalings(self, t: Tensor) -> tuple[Tensor | float, Tensor | float, Tensor]:
+        r""":math:`c(t), d(t), c_{in}(t)`."""
+        return *self.inner(self, t), c_in(t, self.sigma_data)
 
     def output_scale(self, t: Tensor, s: Tensor) -> Tensor:
         r""":math:`b(t, s)\, d(t)`."""

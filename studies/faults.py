@@ -18,7 +18,7 @@ import ctm
 from ctm.losses import Denoising, Draw, Eulerian, Lagrangian, Models, Objective
 from ctm.losses.laws import Batch, derivative, in_output, still
 from ctm.metrics import flow_map_error, relative_error
-from ctm.models import c_in, c_noise
+from ctm.models import c_noise
 from ctm.noise import Levels, lognormal_times, noised
 from ctm.samplers import noise, one_step
 from ctm.training import State
@@ -77,8 +77,8 @@ class HalfTimes(ctm.CTM):
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         tau_t, tau_s = (c_noise(time).flatten().expand(len(x)).bfloat16().float() for time in (t, s))
-        skip, scale = self.scalings(t)
-        return skip * x + scale * self.network(c_in(t, self.sigma_data) * x, tau_t, tau_s)
+        skip, scale, unit = self.scalings(t)
+        return skip * x + scale * self.network(unit * x, tau_t, tau_s)
 
 
 def meanflow(term: type[Eulerian] = Eulerian, **denoising: Any) -> Callable[[], Objective]:

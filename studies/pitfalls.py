@@ -18,7 +18,7 @@ import torch
 import ctm
 from ctm.losses import Draw, Models, Objective, Pairs, draw_levels, grid_times, move_average
 from ctm.metrics import flow_map_error
-from ctm.models import c_in, c_noise
+from ctm.models import c_noise
 from ctm.noise import randn, rho_times
 from ctm.parametrisations import Parametrised, edm, no_outer
 from ctm.samplers import noise, one_step
@@ -101,8 +101,8 @@ class Overwritten(ctm.CTM):
     def forward(self, x: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         tau_s = c_noise(s).flatten().expand(len(x))
         tau_t = (t.log_() / 4).flatten().expand(len(x))  # changes t itself
-        skip, scale = self.scalings(t)
-        return skip * x + scale * self.network(c_in(t, self.sigma_data) * x, tau_t, tau_s)
+        skip, scale, unit = self.scalings(t)
+        return skip * x + scale * self.network(unit * x, tau_t, tau_s)
 
 
 class RawTime(ctm.CTM):
@@ -111,8 +111,8 @@ class RawTime(ctm.CTM):
     def forward(self, x: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         tau_t = c_noise(t).flatten().expand(len(x))
         raw = s.flatten().expand(len(x))
-        skip, scale = self.scalings(t)
-        return skip * x + scale * self.network(c_in(t, self.sigma_data) * x, tau_t, raw)
+        skip, scale, unit = self.scalings(t)
+        return skip * x + scale * self.network(unit * x, tau_t, raw)
 
 
 # The same of a second list, written down once the tree was made.
@@ -154,7 +154,7 @@ class RawInput(ctm.CTM):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         tau_t, tau_s = (c_noise(v).flatten().expand(len(x)) for v in (t, s))
-        skip, scale = self.scalings(t)
+        skip, scale, _ = self.scalings(t)
         return skip * x + scale * self.network(x, tau_t, tau_s)
 
 

@@ -109,10 +109,6 @@ class Denoising(Term):
         noise = randn(x0.shape, rng, dtype=x0.dtype, device=x0.device)
         references = same = None
         if self.references:
-            references, others = draw.clean(self.references)
-            if condition is not None and others is not None:
-                same = (
-                    (condition[:, None] == others).reshape(len(x0), len(others), -1).all(2)
-                )
+            references, same = draw.references(self.references, condition)
         loss = dsm_loss(given(models.student, condition), x0, noise, t, references, same)
         return balance(models, loss) * loss if self.adaptive else loss

@@ -43,6 +43,8 @@ class Batch(NamedTuple):
     references: Tensor | None  #: further clean points
     progress: float  #: share of the training that is done
     rng: torch.Generator
+    same: Tensor | None = None  #: which references have the class of which point
+    condition: Tensor | None = None  #: of each point
 
 
 @dataclass(repr=False, eq=False)
@@ -88,17 +90,21 @@ class Law(Term):
     def batch(
         self, models: Models, draw: Draw, rng: torch.Generator, group: int = 1
     ) -> Batch:
-        """Noised data and times; ``group`` neighbours share their times."""
-        x0, condition = draw()
+        """Noised data and times; ``group`` neighbours share their times. Without a teacher
+        no strength of guidance is told: clean points have a class, a strength has none."""
+        x0, condition = draw() if self.teacher is not None else draw.clean()
         n = -(-len(x0) // group)
         times = draw_times(n, models.student, rng, self.from_noise, self.to_data)
         t, s = (as_column(time.repeat_interleave(group)[: len(x0)], x0) for time in times)
         xt = x0 + t * randn(x0.shape, rng, dtype=x0.dtype, device=x0.device)
-        references = draw.clean(self.references)[0] if self.references else None
+        references = same = None
+        if self.references:
+            references, same = draw.references(self.references, condition)
         parts = (models.student, models.target, self.teacher)
         student, target, teacher = (given(part, condition) for part in parts)
         progress = models.step / models.steps
-        return Batch(x0, xt, t, s, student, target, teacher, references, progress, rng)
+        points = x0, xt, t, s, student, target, teacher
+        return Batch(*points, references, progress, rng, same, condition)
 
     @torch.no_grad()
     def clean(self, batch: Batch, own: bool | None = None) -> Tensor:
@@ -110,7 +116,7 @@ class Law(Term):
         if self.own if own is None else own:
             return batch.target(batch.xt, batch.t, batch.t)
         if batch.references is not None:
-            return stable_target(batch.xt, batch.t, batch.x0, batch.references)
+            return stable_target(batch.xt, batch.t, batch.x0, batch.references, batch.same)
         return batch.x0
 
     @torch.no_grad()

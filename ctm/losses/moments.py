@@ -55,15 +55,24 @@ class MomentMatching(Law):
             (y / scale).flatten(1)[:whole].unflatten(0, (-1, self.group))
             for y in (ours, theirs)
         )
-        return discrepancy(a, b).mean()
+        same = None
+        if batch.condition is not None:
+            told = batch.condition[:whole].reshape(len(a), self.group, -1)
+            same = (told[:, :, None] == told[:, None]).all(3)
+        return discrepancy(a, b, same).mean()
 
 
-def discrepancy(a: Tensor, b: Tensor) -> Tensor:
+def discrepancy(a: Tensor, b: Tensor, same: Tensor | None = None) -> Tensor:
     r"""Squared maximum mean discrepancy of two groups ``(groups, M, d)`` with the kernel
-    :math:`\exp(-|y - y'|/d)`; a point's distance to itself counts. Shape ``(groups,)``."""
+    :math:`\exp(-|y - y'|/d)`; a point's distance to itself counts. Shape ``(groups,)``.
+
+    Where points have a condition, ``same`` says which of a group share theirs, ``(groups,
+    M, M)``: the kernel of two others is 0, which compares points and conditions jointly."""
+    shared = 1.0 if same is None else same.to(a.dtype)
 
     def kernel(y: Tensor, z: Tensor) -> Tensor:
         apart = (y[:, :, None] - z[:, None]).square().sum(3)
-        return torch.exp(-(apart + 1e-8).sqrt() / y.shape[2]).mean((1, 2))
+        near = torch.exp(-(apart + 1e-8).sqrt() / y.shape[2])
+        return (shared * near).mean((1, 2))
 
     return kernel(a, a) - 2 * kernel(a, b) + kernel(b, b)

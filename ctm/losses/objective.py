@@ -102,6 +102,15 @@ class Draw:
         """The same without strengths of guidance: points and the class each belongs to."""
         return self._from("sample_labelled", n)
 
+    def references(self, n: int, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """``n`` further clean points, and which of them belong to the class of which of the
+        points with this ``condition``, a table of their numbers by ``n``; None: all."""
+        points, others = self.clean(n)
+        if condition is None or others is None:
+            return points, None
+        same = condition[:, None] == others
+        return points, same.reshape(len(condition), n, -1).all(2)
+
     def _from(self, method: str, n: int | None) -> tuple[Tensor, Tensor | None]:
         n = self.batch if n is None else n
         condition = None

@@ -321,6 +321,28 @@ FREE = [
 ]
 
 
+HALVES = ctm.data.half_rings()
+
+
+@pytest.mark.parametrize("data", [HALVES, ctm.Guided(HALVES, (1.0, 4.0))], ids=["classes", "guided"])
+def test_the_slope_of_data_with_classes_is_that_of_the_class(data):
+    """By hand: references of the other half do not count, and no strength is told."""
+    student = ctm.CTM.for_data(data, ctm.networks.MLP(2, width=16, layers=2, conditions=3))
+    term = Semigroup(references=200)
+    batch = term.batch(*at_work(student, data))
+    told = batch.student.network.condition
+    assert not told[:, 2].any()  # w - 1
+    label = HALVES.class_probabilities(batch.x0).argmax(1)
+    assert torch.equal(told[:, :2].argmax(1), label)
+    other = label[:, None] != HALVES.class_probabilities(batch.references).argmax(1)
+    squares = (batch.xt[:, None] - batch.references).square().sum(2).masked_fill(other, torch.inf)
+    own = (batch.xt - batch.x0).square().sum(1, keepdim=True)
+    logits = -torch.cat([own, squares], 1).double() / (2 * batch.t.double() ** 2)
+    points = torch.cat([batch.x0[:, None], batch.references.expand(64, -1, 2)], 1).double()
+    mean = (logits.softmax(1)[:, :, None] * points).sum(1)
+    assert torch.allclose(term.clean(batch).double(), mean, atol=1e-3)
+
+
 @pytest.mark.parametrize("term", [*HELD, *FREE], ids=lambda term: repr(term)[:40])
 def test_the_gradient_stops_where_it_should(term):
     """Where the target is held still the loss's gradient is not its slope, and both agree where all is let through."""
@@ -502,6 +524,21 @@ def test_discrepancy_by_hand_and_its_least():
         assert discrepancy(a, b)[k].item() == pytest.approx(own - 2 * mixed + other, abs=1e-4)
     assert discrepancy(a, a.flip(1)).abs().max() < 1e-12  # as sets they are one
     assert bool((discrepancy(a, b) > 0).all())
+    same = torch.rand((2, 5, 5), generator=g) < 0.5
+    pairs = [(0, i, j) for i in range(5) for j in range(5) if same[0, i, j]]
+    joint = sum(kernel(a[k, i], a[k, j]) - 2 * kernel(a[k, i], b[k, j]) + kernel(b[k, i], b[k, j]) for k, i, j in pairs) / 25
+    assert discrepancy(a, b, same)[0].item() == pytest.approx(joint, abs=1e-4)
+
+
+def test_moments_of_one_class_do_not_stand_in_for_those_of_another():
+    """The map that gives each point the place of its neighbour, of the other class, has the right points all together."""
+    x = torch.randn((4, 8, 2), generator=generator(), dtype=torch.float64)
+    label = torch.arange(8) % 2
+    same = (label[:, None] == label).expand(4, 8, 8)
+    shifted = x + 3 * (label[:, None] - 0.5)
+    swapped = shifted.roll(1, 1)
+    assert discrepancy(shifted, swapped).abs().max() < 1e-12
+    assert discrepancy(shifted, swapped, same).min() > 0.1
 
 
 def test_moments_by_hand():
@@ -575,14 +612,18 @@ def test_a_method_says_whether_it_has_use_for_a_teacher(name):
                 METHODS[name](teacher)
 
 
+@pytest.mark.parametrize(
+    "data", [ctm.data.two_moons(), HALVES, ctm.Guided(HALVES, (1.0, 4.0), 0.1)], ids=["plain", "classes", "guided"]
+)
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_trains(name):
-    """Twenty steps: the loss is finite and the weights move; from a fixed draw, small steps lower what is asked."""
-    world = ctm.data.two_moons()
-    student = ctm.CTM.for_data(world, ctm.networks.MLP(2, width=32, layers=2))
+def test_every_method_trains(name, data):
+    """Twenty steps: the loss is finite and the weights move."""
+    conditions = 0 if data is not HALVES and not isinstance(data, ctm.Guided) else 3
+    student = ctm.CTM.for_data(data, ctm.networks.MLP(2, width=32, layers=2, conditions=conditions))
     before = copy.deepcopy(student)
+    world = getattr(data, "data", data)
     objective = METHODS[name](world if name in WITH else None)
-    history = ctm.train(student, world, objective, 20, batch=64)
+    history = ctm.train(student, data, objective, 20, batch=64)
     assert all(math.isfinite(loss) for loss in history.loss)
     assert not torch.equal(student.last_layer, before.last_layer)
 
