@@ -170,6 +170,14 @@ def check_choice(value: Any, name: str, allowed: Collection[str]) -> None:
         raise ValueError(f"{name} must be one of {sorted(allowed)}, got {value!r}")
 
 
+def check_flags(settings: object, *names: str) -> None:
+    """Raise TypeError unless these attributes are True or False."""
+    for name in names:
+        value = getattr(settings, name)
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def seeded(seed: Any) -> torch.Generator:
     """A generator with this seed, after checking it."""
     seed = check_number(seed, "seed", 0, 2**63 - 1, integer=True)

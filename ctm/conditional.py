@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ctm._checks import check_number
-from ctm.flow_map import Conditional, Denoiser, as_column
+from ctm.flow_map import Conditional, Data, Denoiser, as_column
 from ctm.labelled import NO_LABEL, Condition, read_condition
 from ctm.models import CTM
 from ctm.noise import rand
@@ -51,16 +51,12 @@ class ConditionalCTM(CTM):
         r"""The model for one condition, or for one of each per sample: a class, labels
         ``(n,)``, a table ``(n, 2)`` of labels and strengths, or None. ``w`` has no meaning
         without a class."""
-        return CTM(
-            _WithCondition(self.network, self.embedding(condition, w)),
-            self.sigma_data,
-            self.sigma_min,
-            self.sigma_max,
-            shape=self.shape,
-            center=self.center,
-            shift=self.shift,
-            scale=self.scale,
-        )
+        network = _WithCondition(self.network, self.embedding(condition, w))
+        levels = self.sigma_data, self.sigma_min, self.sigma_max
+        model = CTM(network, *levels, shape=self.shape)
+        # as they are: the constructor would copy them to the processor at every step
+        model.center, model.shift, model.scale = self.center, self.shift, self.scale
+        return model
 
     def embedding(self, condition: Condition, w: float | Tensor | None = None) -> Tensor:
         """What the network sees, shape ``(n or 1, classes + 1)``: the class as a one-hot
@@ -86,10 +82,8 @@ class _WithCondition(nn.Module):
         return self.network(x, tau_t, tau_s, self.condition.to(x.dtype))
 
 
-class Labelled(Protocol):
+class Labelled(Data, Protocol):
     """Data with classes: a labelled world, labelled points."""
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor: ...
 
     def sample_labelled(
         self, n: int, *, generator: torch.Generator | None = None
@@ -118,6 +112,8 @@ class Guided:
         if not callable(getattr(data, "sample_labelled", None)):
             kind = type(data).__name__
             raise TypeError(f"data must have a method sample_labelled, got {kind}")
+        if not isinstance(strengths, tuple | list) or len(strengths) != 2:
+            raise TypeError(f"strengths must be two numbers, got {strengths!r}")
         low = check_number(strengths[0], "strengths[0]", 0)
         self.strengths = low, check_number(strengths[1], "strengths[1]", low)
         self.drop = check_number(drop, "drop", 0, 1)
@@ -182,6 +178,8 @@ class GuidedDenoiser:
     def denoiser(self, x: Tensor, t: float | Tensor) -> Tensor:
         r""":math:`D_w(x, t)`, shape of ``x``."""
         whole = self.unconditional.denoiser(x, t)
+        if self.w.numel() not in (1, len(x)):
+            raise ValueError(f"w holds {self.w.numel()} values, x {len(x)} points")
         return whole + as_column(self.w, x) * (self.conditional.denoiser(x, t) - whole)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ctm._checks import check_number, check_points, check_schedule
 from ctm.flow_map import FlowMap
-from ctm.mixture import GaussianMixture
+from ctm.mixture import GaussianMixture, numbers
 from ctm.noise import rand, randn_like
-from ctm.samplers import Times, gamma_sampling
+from ctm.samplers import Times, center, gamma_sampling
 
 
 class LinearConstraint:
@@ -35,15 +34,7 @@ class LinearConstraint:
     """
 
     def __init__(self, matrix: Any, shape: tuple[int, ...] | None = None) -> None:
-        table = (
-            matrix.detach().cpu().double().numpy() if isinstance(matrix, Tensor) else matrix
-        )
-        try:
-            self.matrix = torch.from_numpy(np.array(table, dtype=np.float64))
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"matrix must hold numbers, got {type(matrix).__name__}"
-            ) from error
+        self.matrix = numbers(matrix, "matrix").cpu()
         if self.matrix.ndim != 2 or not 0 < self.matrix.shape[0] < self.matrix.shape[1]:
             got = tuple(self.matrix.shape)
             raise ValueError(f"matrix must have shape (m, d) with 0 < m < d, got {got}")
@@ -65,7 +56,7 @@ class LinearConstraint:
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         r""":math:`x + A^T (y - A x)`: the measured part replaced by ``y``, the rest kept.
         Shape of ``x``."""
-        return x + ((y - self.measure(x)) @ self.matrix.to(x)).reshape(x.shape)
+        return x + ((y.to(x) - self.measure(x)) @ self.matrix.to(x)).reshape(x.shape)
 
     def conditional(self, world: GaussianMixture, y: Tensor) -> GaussianMixture:
         r"""The exact :math:`p(z \mid A x = y)` for one ``y`` of shape ``(m,)``;
@@ -78,6 +69,9 @@ class LinearConstraint:
             p(z \mid y) \propto
             \sum_k w_k\, N(y;\, A \mu_k, c_k^2 I)\; N(z;\, B \mu_k, c_k^2 I) .
         """
+        if y.shape != self.matrix.shape[:1]:
+            wanted = f"({len(self.matrix)},)"
+            raise ValueError(f"y must have shape {wanted}, got {tuple(y.shape)}")
         means = world.means.reshape(len(world.means), -1)
         away = (means @ self.matrix.T.to(means) - y.to(means)).square().sum(1)
         logits = world.weights.log() - away / (2 * world.stds**2)
@@ -88,7 +82,7 @@ class LinearConstraint:
 
     def lift(self, z: Tensor, y: Tensor) -> Tensor:
         r"""The point :math:`A^T y + B^T z`. Shape ``(n, *shape)``."""
-        return (y @ self.matrix.to(z) + z @ self.plane.to(z)).reshape(-1, *self.shape)
+        return (y.to(z) @ self.matrix.to(z) + z @ self.plane.to(z)).reshape(-1, *self.shape)
 
 
 def inpainting(known: Tensor) -> LinearConstraint:
@@ -136,7 +130,8 @@ def constrained_sampling(
     r"""Samples that meet :math:`A x = y` exactly, by the editing algorithm of consistency
     models (Song et al. 2023, algorithm 4).
 
-    From :math:`x = A^T y`, at each noise level :math:`t`, ``repeats`` times over:
+    From the point of :math:`A x = y` nearest to the ``center`` of the data (:math:`A^T y`
+    where that is 0), at each noise level :math:`t`, ``repeats`` times over:
 
     .. math::
 
@@ -160,7 +155,8 @@ def constrained_sampling(
     """
     check_points(y, "y", (len(constraint.matrix),))
     repeats = check_number(repeats, "repeats", 1, integer=True)
-    x = constraint.lift(y.new_zeros(len(y), len(constraint.plane)), y)
+    start = y.new_zeros(len(y), *constraint.shape)
+    x = constraint.project(start + center(flow_map, start), y)
     for t in check_schedule([*times, 0.0])[:-1]:
         for _ in range(repeats):
             x = flow_map.G(x + t * randn_like(x, generator), t, flow_map.sigma_min)
@@ -229,6 +225,5 @@ def accept(
     if not top <= bound + 1e-9:
         raise ValueError(f"log_ratio must not exceed log_bound = {bound:g}, got {top:g}")
     chance = (log_ratio - bound).exp()
-    return (
-        rand(log_ratio.shape, generator, dtype=chance.dtype, device=chance.device) < chance
-    )
+    fine = torch.promote_types(chance.dtype, torch.float32)  # half precision draws 0 often
+    return rand(chance.shape, generator, dtype=fine, device=chance.device) < chance

@@ -77,19 +77,19 @@ class Classifier(nn.Module):
 
     @classmethod
     def trained(cls, data: Points, steps: int = 600, seed: int = 0) -> Classifier:
-        """Trained on the labelled ``data``, on images moved by up to an eighth of a side:
-        ``steps`` steps of 128 by Adam, rate 2e-3 with a cosine down to 0. Raises ValueError
-        where the data have none."""
+        """Trained on the labelled ``data``, on images moved by up to an eighth of the
+        shorter side: ``steps`` steps of 128 by Adam, rate 2e-3 with a cosine down to 0.
+        Raises ValueError where the data have no labels."""
         if not data.classes:
             raise ValueError("data must have labels, got points without")
-        model = cls(data.shape, data.classes, seed)
-        rng = seeded(seed)
+        model = cls(data.shape, data.classes, seed).to(data.rows.device)
+        rng, most = seeded(seed), min(data.shape[-2:]) // 8
         optimizer = torch.optim.Adam(model.parameters(), 2e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
             x, labels = data.sample_labelled(128, generator=rng)
             optimizer.zero_grad()
-            cross_entropy(model(shifted(x, x.shape[-1] // 8, rng)), labels).backward()
+            cross_entropy(model(shifted(x, most, rng)), labels).backward()
             optimizer.step()
             schedule.step()
         return model.requires_grad_(False)

@@ -56,12 +56,14 @@ class FlowMap(ABC):
     def score(self, x: Tensor, t: Time) -> Tensor:
         r""":math:`\nabla_x \log p_t(x) = (D(x, t) - x) / t^2` (Tweedie's formula; Efron
         2011), for :math:`t > 0`."""
-        return (self.denoiser(x, t) - x) / as_column(t, x) ** 2
+        z = fine(x)
+        return ((self.denoiser(z, t) - z) / as_column(t, z) ** 2).to(x.dtype)
 
     def velocity(self, x: Tensor, t: Time) -> Tensor:
         r""":math:`dx/dt = (x - D(x, t)) / t`, the probability-flow ODE with
         :math:`\sigma(t) = t` (EDM, eq. 1 and 3)."""
-        return (x - self.denoiser(x, t)) / as_column(t, x)
+        z = fine(x)
+        return ((z - self.denoiser(z, t)) / as_column(t, z)).to(x.dtype)
 
 
 class Conditional(Protocol):
@@ -71,6 +73,12 @@ class Conditional(Protocol):
     classes: int
 
     def given(self, condition: Any) -> FlowMap: ...
+
+
+def fine(x: Tensor) -> Tensor:
+    """``x`` in float32 at least: half precision would lose 1 - s/t, and x - D near 0."""
+    half = isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16)
+    return x.float() if half else x
 
 
 def as_column(t: Time, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ctm._checks import check_number
 from ctm.flow_map import FlowMap, Time
-from ctm.mixture import GaussianMixture, Rng, ends, moved, numbers, shares
+from ctm.mixture import GaussianMixture, Rng, ends, numbers, shares
 
 NO_LABEL = -1
 """The label of a sample that may belong to any class."""
@@ -41,10 +41,9 @@ class LabelledMixture(GaussianMixture):
         super().__init__(means, stds, weights)
         self.labels, self.classes = check_labels(labels, len(self.means))
         self.labels = self.labels.to(self.means.device)
-
-    def to(self, device: torch.device | str) -> LabelledMixture:
-        """The same world with its tables on ``device``."""
-        return moved(self, device)
+        share = self.weights.new_zeros(self.classes).index_add(0, self.labels, self.weights)
+        if not bool(share.all()):
+            raise ValueError(f"weights must give each class some, got {share.tolist()}")
 
     def of_class(self, label: int) -> GaussianMixture:
         r"""The world of one class,
@@ -170,6 +169,9 @@ def read_condition(condition: Any, w: Any, classes: int) -> tuple[Tensor, Tensor
         raise ValueError(f"w must be one number or one per sample, got shape {shape}")
     if not (bool(torch.isfinite(strength).all()) and bool((strength >= 0).all())):
         raise ValueError(f"w must be finite and not negative, got {ends(strength)}")
+    if 1 != label.numel() != strength.numel() != 1:
+        held = f"w {strength.numel()}"
+        raise ValueError(f"condition holds {label.numel()} values, {held}")
     return label.reshape(-1).to(torch.int64), strength.reshape(-1)
 
 

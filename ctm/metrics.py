@@ -178,13 +178,13 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     return _covered(b, a, k), _covered(a, b, k)
 
 
-def _covered(x: Tensor, points: Tensor, k: int, rows: int = 1000) -> float:
+def _covered(x: Tensor, points: Tensor, k: int) -> float:
     """The share of ``x`` in the balls of ``points``."""
     # the first neighbour of a point in its own set is itself
     radii = torch.cat(
-        [_distances(part, points).kthvalue(k + 1).values for part in points.split(rows)]
+        [_distances(part, points).kthvalue(k + 1).values for part in points.split(1000)]
     )
-    inside = [(_distances(part, points) <= radii).any(1) for part in x.split(rows)]
+    inside = [(_distances(part, points) <= radii).any(1) for part in x.split(1000)]
     return float(torch.cat(inside).double().mean())
 
 

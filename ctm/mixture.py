@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -87,7 +87,7 @@ class GaussianMixture(FlowMap):
         self._pairing = torch.cat([-2 * self._mu, torch.ones_like(self._mu[:, :1])], 1).T
         self._wide = float(self._mu.abs().max()) > WIDE * float(self.stds.min())
 
-    def to(self, device: torch.device | str) -> GaussianMixture:
+    def to(self, device: torch.device | str) -> Self:
         """The same world with its tables on ``device``."""
         return moved(self, device)
 

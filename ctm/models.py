@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ctm import networks
 from ctm._checks import check_jump, check_number, check_points, seeded
-from ctm.flow_map import Data, FlowMap, Time
-from ctm.mixture import time_range
+from ctm.flow_map import Data, FlowMap, Time, fine
+from ctm.mixture import ends, numbers, time_range
 
 
 def c_skip(t: Tensor, sigma_data: float) -> Tensor:
@@ -91,10 +91,16 @@ class CTM(nn.Module, FlowMap):
         )
         self.network = network
         self.shape = None if shape is None else tuple(shape)
-        self.center, self.shift, self.scale = map(_offset, (center, shift, scale))
+        self.center = _offset(center, "center", self.shape)
+        self.shift = _offset(shift, "shift", self.shape)
+        self.scale = _offset(scale, "scale", self.shape)
 
     def __init_subclass__(cls) -> None:
-        MODELS[cls.__name__] = cls
+        name = cls.__name__
+        older = MODELS.get(name, cls).__module__
+        if older.startswith("ctm.") and older != cls.__module__:
+            raise ValueError(f"a kind of model must have a new name, {older} has {name}")
+        MODELS[name] = cls
 
     @classmethod
     def for_data(cls, data: Data, network: nn.Module | None = None, seed: int = 0) -> CTM:
@@ -123,7 +129,7 @@ class CTM(nn.Module, FlowMap):
     def g(self, x: Tensor, t: Time, s: Time) -> Tensor:
         r""":math:`g_\theta(x, t, s)`: the clean point that a straight step from ``t`` to
         ``s`` has to aim at."""
-        z = self._fine(x)
+        z = fine(x)
         return self(z, *self._times(z, t, s)).to(x.dtype)
 
     def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802
@@ -133,7 +139,7 @@ class CTM(nn.Module, FlowMap):
             TypeError, ValueError: points or times are not as :class:`ctm.flow_map.FlowMap`
                 says.
         """
-        z = self._fine(x)
+        z = fine(x)
         return self.jump(z, *self._times(z, t, s)).to(x.dtype)
 
     def denoiser(self, x: Tensor, t: Time) -> Tensor:
@@ -155,8 +161,8 @@ class CTM(nn.Module, FlowMap):
             inputs = inputs.to(own)
             tau_t, tau_s = tau_t.expand(x.shape[0]), tau_s.expand(x.shape[0])
             # in float32 at least: half precision cannot tell neighbouring levels apart
-            fine = torch.promote_types(own, torch.float32)
-            tau_t, tau_s = tau_t.to(fine), tau_s.to(fine)
+            precise = torch.promote_types(own, torch.float32)
+            tau_t, tau_s = tau_t.to(precise), tau_s.to(precise)
         output = self.network(inputs, tau_t, tau_s)
         if output.shape != x.shape:
             raise ValueError(
@@ -228,12 +234,6 @@ class CTM(nn.Module, FlowMap):
             setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
         return self
 
-    @staticmethod
-    def _fine(x: Tensor) -> Tensor:
-        """``x`` in float32 at least: in half precision 1 - s/t would be lost."""
-        half = isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16)
-        return x.float() if half else x
-
     def _times(self, x: Tensor, t: Time, s: Time) -> tuple[Tensor, Tensor]:
         return check_jump(x, t, s, self.sigma_min, self.sigma_max, self.shape)
 
@@ -275,11 +275,15 @@ def jump(x: Tensor, t: Tensor, s: Tensor, g: Tensor) -> Tensor:
     return ratio * x + (1 - ratio) * g
 
 
-def _offset(value: Any) -> float | Tensor:
-    """A number, or a tensor in float64 on the processor."""
+def _offset(value: Any, name: str, shape: tuple[int, ...] | None) -> float | Tensor:
+    """A finite number, or a tensor of ``shape`` in float64 on the processor."""
     if isinstance(value, float | int):
-        return float(value)
-    return torch.as_tensor(value, dtype=torch.float64, device="cpu").detach().clone()
+        return float(check_number(value, name))
+    table = numbers(value, name).cpu()
+    if not bool(table.isfinite().all()) or (shape and table.shape not in ((), shape)):
+        got = f"{ends(table)}, shape {tuple(table.shape)}"
+        raise ValueError(f"{name} must be finite, a number or of shape {shape}, got {got}")
+    return table
 
 
 def _measured(data: Data, n: int = 4096) -> tuple[tuple[int, ...], float, float | Tensor]:
@@ -288,13 +292,13 @@ def _measured(data: Data, n: int = 4096) -> tuple[tuple[int, ...], float, float 
     known: list[Any] = [
         getattr(data, name, None) for name in ("shape", "sigma_data", "center")
     ]
-    if None not in known:
-        return tuple(known[0]), float(known[1]), known[2]
-    x = check_points(data.sample(n, generator=seeded(0)), "data.sample(n)").to(
-        torch.float64
-    )
-    center = x.mean(0)
-    sigma_data = float((x - center).square().mean().sqrt())
-    if not sigma_data:
-        raise ValueError("data must not be constant, got the same point every time")
-    return tuple(x.shape[1:]), sigma_data, center
+    shape, sigma_data, center = known
+    if shape is None or sigma_data is None or center is None:
+        x = check_points(data.sample(n, generator=seeded(0)), "data.sample(n)").double()
+        shape = x.shape[1:] if shape is None else shape
+        center = x.mean(0) if center is None else center
+        if sigma_data is None:
+            sigma_data = (x - torch.as_tensor(center).to(x)).square().mean().sqrt()
+            if not sigma_data:
+                raise ValueError("data must not be constant, got the same point every time")
+    return tuple(shape), float(sigma_data), center

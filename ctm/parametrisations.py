@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ctm.flow_map import Time
+from ctm._checks import check_choice
+from ctm.flow_map import Time, fine
 from ctm.models import CTM, c_in, c_out, c_skip
 
 Scalings = tuple[Tensor | float, Tensor | float]
@@ -46,6 +47,9 @@ class Parametrised(CTM):
         **options: Any,
     ) -> None:
         super().__init__(network, sigma_data, **options)
+        for name, value, known in (("outer", outer, OUTER), ("inner", inner, INNER)):
+            if not callable(value):
+                check_choice(value, name, known)
         self.outer = OUTER[outer] if isinstance(outer, str) else outer
         self.inner = INNER[inner] if isinstance(inner, str) else inner
 
@@ -58,12 +62,11 @@ class Parametrised(CTM):
         """The names of the two structures: a resumed run must have the same."""
         return f"outer={self.outer.__name__}, inner={self.inner.__name__}"
 
-    @torch.no_grad()
     def denoiser(self, x: Tensor, t: Time) -> Tensor:
         r""":math:`D_\theta(x, t) = x - t\, \partial_s G_\theta(x, t, s)` at :math:`s = t`:
         the ODE says :math:`\partial_s G = (x - D)/t` there. By forward-mode
-        differentiation; no gradient reaches the weights."""
-        z = self._fine(x)
+        differentiation."""
+        z = fine(x)
         t, s = self._times(z, t, t)
         one = torch.ones_like(s)
         slope = torch.func.jvp(lambda later: self.jump(z, t, later), (s,), (one,))[1]

@@ -35,9 +35,10 @@ class Path(NamedTuple):
     def flow(self, flow_map: FlowMap, z: Tensor, start: Time, end: Time) -> Tensor:
         r""":math:`Z`: where the trajectory through ``z`` at the path's time ``start`` is at
         ``end <= start``. Shape of ``z``."""
-        t, s = (self.level(as_column(time, z)) for time in (start, end))
-        there = flow_map.G(z / self.alpha(t), t.flatten(), s.flatten())
-        return self.alpha(s) * there
+        # in float64: near the noise a level takes up the last digits of the path's time
+        t, s = (self.level(as_column(time, z.double())) for time in (start, end))
+        there = flow_map.G(z / self.alpha(t).to(z), t.flatten(), s.flatten())
+        return self.alpha(s).to(z) * there
 
     def velocity(self, flow_map: FlowMap, z: Tensor, time: Time) -> Tensor:
         r""":math:`dz/d\tau`, from the denoiser: :math:`z = \alpha x` and the chain rule.

@@ -43,13 +43,11 @@ def use_style() -> None:
     )
 
 
-def scatter(
-    ax: Axes, points: Tensor, kind: str, label: str | None = None, limit: float = 1.25
-) -> None:
+def scatter(ax: Axes, points: Tensor, kind: str, limit: float = 1.25) -> None:
     """Draw 2-D ``points`` as small dots in the colour of ``kind`` (a key of
     :data:`COLOURS`), axes equal and bare."""
     look: dict[str, Any] = {"s": 2.5, "lw": 0, "alpha": 0.6, "color": COLOURS[kind]}
-    ax.scatter(*_numbers(points).T[:2], label=label, rasterized=True, **look)
+    ax.scatter(*_numbers(points).T[:2], rasterized=True, **look)
     ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
     ax.set_xlabel("$x_1$")
     ax.set_ylabel("$x_2$")
@@ -97,9 +95,7 @@ def histogram(
 
 
 def three_panels(
-    world: GaussianMixture,
-    columns: dict[str, tuple[Sequence[float] | Tensor, Tensor]],
-    shown: int = 24,
+    world: GaussianMixture, columns: dict[str, tuple[Sequence[float] | Tensor, Tensor]]
 ) -> None:
     r"""Prior, trajectories and samples of several samplers side by side, for a 1-D world.
 
@@ -109,8 +105,8 @@ def three_panels(
 
     Args:
         world: the truth, drawn in grey on top.
-        columns: for each title, the times of a sampler and its path ``(len(times), n, 1)``.
-        shown: trajectories drawn; the densities use all.
+        columns: for each title, the times of a sampler and its path ``(len(times), n, 1)``;
+            24 trajectories are drawn, the densities use all.
     """
     sd = world.sigma_data
     limit = 2.3 * sd
@@ -133,9 +129,7 @@ def three_panels(
         top.plot(grid, truth, color=COLOURS["data"], label="data")
         histogram(top, scaled[-1], "student", limit, label="samples")
         top.set_title(title)
-        middle.plot(
-            scaled[:, :shown], t, color=COLOURS["student"], lw=0.8, marker=".", ms=3
-        )
+        middle.plot(scaled[:, :24], t, color=COLOURS["student"], lw=0.8, marker=".", ms=3)
         middle.set_yscale("log")
         histogram(bottom, scaled[0], "noise", limit)
         bottom.set_xlabel("$x$, scaled to the spread of the data")

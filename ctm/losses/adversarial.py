@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ctm._checks import check_number
+from ctm._checks import check_flags, check_number
 from ctm.conditional import given
 from ctm.flow_map import as_column
 from ctm.losses.objective import Draw, Features, Models, Term, balance, check_features
@@ -18,6 +18,7 @@ from ctm.models import CTM
 from ctm.networks import FeatureDiscriminator, discriminator_for
 from ctm.noise import rand, randn, rho_time
 from ctm.optimisers import load_optimizer, optimizer_state
+from ctm.samplers import center
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -93,8 +94,7 @@ class Adversarial(Term):
         check_number(self.lr, "lr", 0, above=True)
         for name, low in (("width", 1), ("levels", 2), ("seed", 0)):
             check_number(getattr(self, name), name, low, integer=True)
-        if not isinstance(self.adaptive, bool):
-            raise TypeError(f"adaptive must be True or False, got {self.adaptive!r}")
+        check_flags(self, "adaptive")
         check_features(self.features)
         self.discriminator: nn.Module | None = None
         self.optimizer: torch.optim.Optimizer | None = None
@@ -136,6 +136,9 @@ class Adversarial(Term):
     ) -> tuple[Tensor, Tensor]:
         r"""Points at ``sigma_min`` carried up to a noise level :math:`\tau` drawn for each,
         and that level."""
+        if self.features is None:  # a network of its own sees them about their mean
+            x = x - center(student, x)
+        x = x.to(torch.float32)
         low = student.sigma_min
         top = max(low, self.noise * student.sigma_data)
         fraction = as_column(rand((len(x),), rng, device=x.device), x)

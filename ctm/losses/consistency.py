@@ -8,10 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ctm._checks import check_choice, check_number
+from ctm._checks import check_choice, check_flags, check_number
 from ctm.conditional import given
 from ctm.flow_map import Conditional, Denoiser
-from ctm.losses.objective import Draw, Features, Models, Term, check_features
+from ctm.losses.objective import (
+    Draw,
+    Features,
+    Models,
+    Term,
+    check_features,
+    check_teacher,
+)
 from ctm.losses.trajectories import (
     KINDS,
     Pairs,
@@ -128,19 +135,14 @@ class Consistency(Term):
     """What of clean points is compared besides their coordinates; nothing if None."""
 
     def __post_init__(self) -> None:
-        if not any(
-            callable(getattr(self.teacher, name, None)) for name in ("denoiser", "given")
-        ):
-            kind = type(self.teacher).__name__
-            raise TypeError(f"teacher must have a method denoiser or given, got {kind}")
+        check_teacher(self.teacher)
         check_choice(self.kind, "kind", KINDS)
         check_choice(self.compare, "compare", COMPARE)
         for name, low in (("substeps", 1), ("levels", 2), ("pool", 0), ("reuse", 1)):
             check_number(getattr(self, name), name, low, integer=True)
         for name in ("from_noise", "to_data"):
             check_number(getattr(self, name), name, 0, 1)
-        if not isinstance(self.continuous, bool):
-            raise TypeError(f"continuous must be True or False, got {self.continuous!r}")
+        check_flags(self, "continuous")
         check_features(self.features)
         self.trajectories = Trajectories()
         self.condition: Tensor | None = None

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ctm._checks import check_number
+from ctm._checks import check_flags, check_number
 from ctm.conditional import given
 from ctm.flow_map import as_column
 from ctm.losses.objective import Draw, Models, Term, balance
 from ctm.models import CTM, c_out
 from ctm.noise import DrawTimes, lognormal_times, randn
+from ctm.samplers import center
 
 
 def dsm_loss(
@@ -42,12 +43,20 @@ def dsm_loss(
         same: which references have the condition of which point; all if None.
     """
     xt = x0 + t * noise
-    goal = x0 if references is None else stable_target(xt, t, x0, references, same)
+    goal = x0
+    if references is not None:
+        middle = center(student, x0)
+        goal = stable_target(xt, t, x0, references, same, middle)
     return ((student.denoiser(xt, t) - goal) / c_out(t, student.sigma_data)).square().mean()
 
 
 def stable_target(
-    xt: Tensor, t: Tensor, x0: Tensor, references: Tensor, same: Tensor | None = None
+    xt: Tensor,
+    t: Tensor,
+    x0: Tensor,
+    references: Tensor,
+    same: Tensor | None = None,
+    center: float | Tensor = 0.0,
 ) -> Tensor:
     r"""The stable target field (Xu, Tong and Jaakkola 2023): a mean of clean points, each
     weighted by how likely it would have become :math:`x_t`.
@@ -60,16 +69,15 @@ def stable_target(
     It is a self-normalised estimate of :math:`E[x_0 \mid x_t]`: at high noise nearly that
     mean, at low noise :math:`x_0` itself. Shapes as in :func:`dsm_loss`; ``same`` is ``(n,
     m)``, False where a reference belongs to another class than the point and must not
-    count.
+    count. Points are measured from ``center``: far from 0, squares swallow differences.
     """
-    flat, own, others = (part.reshape(len(part), -1) for part in (xt, x0, references))
+    flat, own, others = ((part - center).flatten(1) for part in (xt, x0, references))
 
     def half_square(y: Tensor) -> Tensor:
         return y.square().sum(1) / 2
 
-    with torch.autocast(
-        xt.device.type, enabled=False
-    ):  # half precision would round the logits
+    # half precision would round the logits
+    with torch.autocast(xt.device.type, enabled=False):
         # log w_j up to a constant in j: |x|^2 is left out of |x - y|^2
         own_logit = (flat * own).sum(1) - half_square(own)
         others_logit = flat @ others.T - half_square(others)
@@ -77,7 +85,8 @@ def stable_target(
             others_logit = others_logit.masked_fill(~same, -torch.inf)
         logits = torch.cat([own_logit[:, None], others_logit], 1)
         weights = (logits / t.reshape(-1, 1) ** 2).softmax(1)
-        return (weights[:, :1] * own + weights[:, 1:] @ others).reshape(xt.shape)
+        mean = weights[:, :1] * own + weights[:, 1:] @ others
+        return center + mean.reshape(xt.shape)
 
 
 @dataclass(repr=False, eq=False)
@@ -100,8 +109,7 @@ class Denoising(Term):
 
     def __post_init__(self) -> None:
         check_number(self.references, "references", 0, integer=True)
-        if not isinstance(self.adaptive, bool):
-            raise TypeError(f"adaptive must be True or False, got {self.adaptive!r}")
+        check_flags(self, "adaptive")
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
         x0, condition = draw.clean()

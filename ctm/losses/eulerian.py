@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ctm._checks import check_number
+from ctm._checks import check_flags, check_number
 from ctm.losses.laws import Batch, Law, derivative, in_output, still
 from ctm.models import c_skip
 
@@ -50,6 +50,7 @@ class Eulerian(Law):
         super().__post_init__()
         check_number(self.warmup, "warmup", 0, 1)
         check_number(self.step, "step", 0, 0.1)
+        check_flags(self, "through", *["tangent"] * (self.tangent is not None))
 
     def error(self, batch: Batch) -> Tensor:
         student, (xt, t, s) = batch.student, batch[1:4]

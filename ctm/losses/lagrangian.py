@@ -52,7 +52,8 @@ class Lagrangian(Law):
             slope = derivative(lambda end: student(xt, t, end), (s,), (s,), self.step)
         end = jump(xt, t, s, g)
         if batch.teacher is not None:
-            clean = batch.teacher.denoiser(end.detach(), s.flatten())
+            with torch.no_grad():
+                clean = batch.teacher.denoiser(end, s.flatten())
         elif self.through == "all":
             clean = student(end, s, s)
         else:

@@ -19,13 +19,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ctm._checks import check_number
+from ctm._checks import check_flags, check_number
 from ctm.conditional import given
 from ctm.flow_map import Conditional, Denoiser, as_column
 from ctm.losses.denoising import stable_target
-from ctm.losses.objective import Draw, Models, Objective, Term, as_term
+from ctm.losses.objective import (
+    Draw,
+    Models,
+    Objective,
+    Sum,
+    Term,
+    as_term,
+    check_teacher,
+)
 from ctm.models import CTM, c_out
 from ctm.noise import RHO, rand, randn, rho_time
+from ctm.parametrisations import euler
+from ctm.samplers import center
 
 GAP = 1 / 192  # least distance of s from t, as a share of the way from sigma_max down
 
@@ -74,10 +84,13 @@ class Law(Term):
     """What keeps the weight finite."""
 
     def __post_init__(self) -> None:
+        if self.teacher is not None:
+            check_teacher(self.teacher)
         for name in ("from_noise", "to_data", "power"):
             check_number(getattr(self, name), name, 0, 1)
         check_number(self.floor, "floor", 0, above=True)
         check_number(self.references, "references", 0, integer=True)
+        check_flags(self, "own")
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
         batch = self.batch(models, draw, rng)
@@ -98,7 +111,7 @@ class Law(Term):
         t, s = (as_column(time.repeat_interleave(group)[: len(x0)], x0) for time in times)
         xt = x0 + t * randn(x0.shape, rng, dtype=x0.dtype, device=x0.device)
         references = same = None
-        if self.references:
+        if self.references and self.teacher is None:
             references, same = draw.references(self.references, condition)
         parts = (models.student, models.target, self.teacher)
         student, target, teacher = (given(part, condition) for part in parts)
@@ -111,12 +124,17 @@ class Law(Term):
         r"""Where the slope at :math:`x_t` points, so that :math:`dx/dt = (x_t - D)/t`: the
         teacher's or the student's denoiser, or the clean point itself, whose mean given
         :math:`x_t` is the denoiser."""
+        if own is None:
+            own = self.own and batch.teacher is None
+        if own:
+            return batch.target.denoiser(batch.xt, batch.t.flatten())
         if batch.teacher is not None:
             return batch.teacher.denoiser(batch.xt, batch.t.flatten())
-        if self.own if own is None else own:
-            return batch.target(batch.xt, batch.t, batch.t)
         if batch.references is not None:
-            return stable_target(batch.xt, batch.t, batch.x0, batch.references, batch.same)
+            middle = center(batch.student, batch.x0)
+            return stable_target(
+                *batch[1:3], batch.x0, batch.references, batch.same, middle
+            )
         return batch.x0
 
     @torch.no_grad()
@@ -165,15 +183,16 @@ def derivative(
 
     With ``step`` 0 by forward mode (:func:`torch.func.jvp`), exact; else by the difference
     of two calls, ``step`` before and after, whose error is of order :math:`step^2`. The
-    network must answer both calls alike: no dropout.
+    network must answer both calls alike: no dropout, and no weights in half precision.
     """
-    if not step:
-        return torch.func.jvp(function, at, along)[1]
-    ahead, behind = (
-        function(*(x + sign * step * v for x, v in zip(at, along, strict=True)))
-        for sign in (1, -1)
-    )
-    return (ahead - behind) / (2 * step)
+    with torch.autocast(at[0].device.type, enabled=False):  # a difference of near numbers
+        if not step:
+            return torch.func.jvp(function, at, along)[1]
+        ahead, behind = (
+            function(*(x + sign * step * v for x, v in zip(at, along, strict=True)))
+            for sign in (1, -1)
+        )
+        return (ahead - behind) / (2 * step)
 
 
 def still(error: Tensor, output: Tensor) -> Tensor:
@@ -183,7 +202,11 @@ def still(error: Tensor, output: Tensor) -> Tensor:
 
 
 def in_output(error: Tensor, batch: Batch) -> Tensor:
-    """An error of ``g`` in units of the network's output."""
+    """An error of ``g`` in units of the network's output; raises ValueError where ``g`` is
+    not the law's (:class:`ctm.parametrisations.Parametrised`)."""
+    outer = getattr(batch.student, "outer", euler)
+    if outer is not euler:
+        raise ValueError(f"student must have outer=euler, got {outer.__name__}")
     return error / c_out(batch.t, batch.student.sigma_data)
 
 
@@ -201,21 +224,15 @@ class Then(Term):
     def __repr__(self) -> str:
         return f"Then({self.first!r}, {self.then!r}, {self.share!r})"
 
+    @property
+    def _both(self) -> Sum:
+        return Sum((1.0, self.first), (1.0, self.then))
+
     def state_dict(self) -> dict[str, Tensor]:
-        parts = {"first": self.first, "then": self.then}
-        return {
-            f"{name}.{key}": value
-            for name, part in parts.items()
-            for key, value in part.state_dict().items()
-        }
+        return self._both.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        for name, part in (("first", self.first), ("then", self.then)):
-            head = name + "."
-            part.load_state_dict(
-                {k[len(head) :]: v for k, v in state.items() if k.startswith(head)}
-            )
+        self._both.load_state_dict(state)
 
     def probe(self, student: CTM, x0: Tensor, condition: Any) -> list[float]:
-        parts = (self.first, self.then)
-        return [figure for part in parts for figure in part.probe(student, x0, condition)]
+        return self._both.probe(student, x0, condition)

@@ -22,11 +22,12 @@ class MomentMatching(Law):
 
     with the Laplace kernel :math:`k(y, y') = \exp(-|y - y'| / (d\,c_{out}(t)(1 - s/t)))`
     in :math:`d` dimensions, and :math:`x_u = x_0 + u\,\epsilon` a little below: :math:`u =
-    t - (\sigma_{max} - \sigma_{min})/2^k`, not below ``s``.
+    t - (\sigma_{max} - \sigma_{min})/2^k`, by ``t/100`` at least, and not below ``s``.
 
     It asks for the right distribution at ``s``, not for the right point: a map that sends
     points elsewhere, but as many to every place, has no loss. So the flow map is one
-    minimiser of many.
+    minimiser of many. Points of different classes are not compared. The weight of a law
+    (``power``, ``floor``) plays no part.
     """
 
     group: int = 16
@@ -41,6 +42,7 @@ class MomentMatching(Law):
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
         batch = self.batch(models, draw, rng, self.group)
+        check_number(self.group, "group", 2, len(batch.xt), integer=True)
         student, (xt, t, s) = batch.student, batch[1:4]
         step = (student.sigma_max - student.sigma_min) / 2**self.k
         # a step of less than a hundredth of t would be lost in rounding

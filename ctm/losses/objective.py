@@ -24,6 +24,13 @@ def check_features(features: object) -> None:
         raise TypeError(f"features must be callable, got {type(features).__name__}")
 
 
+def check_teacher(teacher: object) -> None:
+    """Raise TypeError unless it has a denoiser, or one for each condition."""
+    if not any(callable(getattr(teacher, name, None)) for name in ("denoiser", "given")):
+        kind = type(teacher).__name__
+        raise TypeError(f"teacher must have a method denoiser or given, got {kind}")
+
+
 class Objective(Protocol):
     """A term of the loss, or a whole loss: any function of this signature will do.
 
@@ -126,7 +133,8 @@ class Draw:
             raise ValueError(
                 f"data.sample(n) must return n = {n} points, got {len(points)}"
             )
-        return points.to(self.device), condition
+        fine = torch.promote_types(points.dtype, torch.float32)  # half would lose t - s
+        return points.to(self.device, fine), condition
 
 
 class Term:

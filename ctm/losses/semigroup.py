@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ctm._checks import check_choice, check_number
+from ctm._checks import check_choice, check_flags, check_number
 from ctm.losses.laws import Batch, Law, below, weighted
 from ctm.losses.objective import Draw, Models
-from ctm.noise import rand
+from ctm.noise import rand, rho_time
 
 Middle = Callable[[Batch], Tensor]
 """Where the first of the two jumps ends: a time ``u`` with :math:`t > u \\ge s`."""
@@ -101,8 +101,7 @@ def half(batch: Batch) -> Tensor:
 def anywhere(batch: Batch) -> Tensor:
     r""":math:`u` uniform from ``t`` to ``s`` in :math:`t^{1/7}`."""
     pick = rand(batch.t.shape, batch.rng, dtype=batch.t.dtype, device=batch.t.device)
-    start, end = (time ** (1 / 7) for time in (batch.t, batch.s))
-    return torch.maximum((start + pick * (end - start)) ** 7, batch.s)
+    return torch.maximum(rho_time(pick, batch.s, batch.t), batch.s)
 
 
 @dataclass(repr=False, eq=False)
@@ -118,25 +117,31 @@ class Semigroup(Law):
     :math:`x_u` is a straight step along the slope,
     :math:`x_u = (u/t)\,x_t + (1 - u/t)\,D`: with the clean point for :math:`D` that is
     :math:`x_0 + u\,\epsilon`, the same noise at a lower level (consistency training). Or it
-    is the student's own jump, as in shortcut models. A step is short, and its error is
-    divided by its share :math:`\alpha = (t - u)/(t - s)` of the whole, so that a finer grid
-    does not mean a smaller loss (AlphaFlow's :math:`1/\alpha`, iCT's
+    is the student's own jump, as in shortcut models. A step is short, and its squared error
+    is divided by its share :math:`\alpha = (t - u)/(t - s)` of the whole, so that a finer
+    grid does not mean a smaller gradient (AlphaFlow's :math:`1/\alpha`, iCT's
     :math:`1/(t - u)`).
     """
 
     middle: Middle = half
     """Where the first jump ends."""
     jumps: bool = False
-    """Take :math:`x_u` from the student's own jump, held still, not from a step."""
+    """Take :math:`x_u` from the student's own jump, held still, not from a step; no teacher
+    is asked then."""
     held: bool = True
     """Hold the second way still; else both ways learn from each other."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flags(self, "jumps", "held")
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
         batch = self.batch(models, draw, rng)
         u = self.middle(batch)
         error = self.between(batch, u)
         if not self.jumps:  # |e|^2 / alpha: the gradient is that of a rate
-            error = error / ((batch.t - u) / (batch.t - batch.s)).sqrt()
+            share = (batch.t - u) / (batch.t - batch.s)
+            error = error / share.clamp_min(1e-6).sqrt()  # u may be t but for rounding
         return weighted(error, self.power, self.floor)
 
     def between(self, batch: Batch, u: Tensor) -> Tensor:

@@ -29,9 +29,11 @@ from ctm.losses import (
 from ctm.losses.laws import GAP, below, derivative, draw_times, weighted
 from ctm.losses.moments import discrepancy
 from ctm.models import c_in, c_noise, c_out, c_skip
+from ctm.parametrisations import Parametrised, cm, edm
 from ctm.paths import LINEAR, trigonometric
 
 STD, MEAN = 0.5, 0.2
+RING = ctm.data.ring()
 
 
 class AffineNetwork(nn.Module):
@@ -624,6 +626,8 @@ def test_every_method_trains(name, data):
     world = getattr(data, "data", data)
     objective = METHODS[name](world if name in WITH else None)
     history = ctm.train(student, data, objective, 20, batch=64)
+    if name in EITHER:
+        history.loss += ctm.train(student, data, METHODS[name](world), 20, batch=64).loss
     assert all(math.isfinite(loss) for loss in history.loss)
     assert not torch.equal(student.last_layer, before.last_layer)
 
@@ -645,3 +649,93 @@ def test_every_method_trains(name, data):
 def test_bad_settings_are_named(term, message):
     with pytest.raises(ValueError, match=message):
         term()
+
+
+# --- what laws and their data may be
+
+
+def narrow():
+    return ctm.CTM(ctm.networks.MLP(2, width=16, layers=2), RING.sigma_data)
+
+
+@pytest.mark.parametrize("law", [Lagrangian, Eulerian, Semigroup])
+def test_no_gradient_is_left_in_the_teacher(law):
+    teacher = narrow()
+    law(teacher)(*at_work(copy.deepcopy(teacher), RING)).backward()
+    assert all(weight.grad is None for weight in teacher.parameters())
+
+
+@pytest.mark.parametrize("term", [Lagrangian(RING), Eulerian(RING, through=True), Eulerian(RING)], ids=repr)
+def test_differences_are_not_rounded_under_autocast(term):
+    student, found = narrow(), []
+    for cast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+            loss = term(*at_work(student, RING, batch=512))
+        found.append(torch.autograd.grad(loss, student.last_layer)[0])
+    assert (found[1] - found[0]).norm() < 0.03 * found[0].norm()
+
+
+def test_the_derivative_goes_along_the_students_slope_beside_a_teacher():
+    student, term = narrow(), Eulerian(RING, tangent=True)
+    batch = term.batch(*at_work(student, RING))
+    assert torch.equal(term.clean(batch, True), student.denoiser(batch.xt, batch.t.flatten()))
+    assert not torch.allclose(term.error(batch), Eulerian(RING).error(batch))
+
+
+@pytest.mark.parametrize("term", [Eulerian(RING), Lagrangian(RING)], ids=repr)
+def test_a_law_of_g_refuses_a_structure_with_another_g(term):
+    network = ctm.networks.MLP(2, width=8, layers=1)
+    for inner in (edm, cm):
+        term(*at_work(Parametrised(network, RING.sigma_data, "euler", inner), RING))
+        with pytest.raises(ValueError, match="student must have outer=euler, got variance"):
+            term(*at_work(Parametrised(network, RING.sigma_data, "variance", inner), RING))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_data_in_half_precision_are_noised_in_float32(dtype, tmp_path):
+    class Half:
+        def sample(self, n, *, generator=None):
+            return RING.sample(n, generator=generator).to(dtype)
+
+    student = narrow()
+    assert Draw(Half(), student, 8, generator())()[0].dtype == torch.float32
+    history = ctm.train(student, Half(), Semigroup(references=64), 10, batch=64, checkpoint=tmp_path / "run.safetensors")
+    assert all(math.isfinite(loss) for loss in history.loss)
+
+
+def test_a_middle_that_is_t_makes_no_nan():
+    assert Semigroup(middle=lambda batch: batch.t.clone())(*at_work(narrow(), RING)) == 0
+
+
+def test_a_group_larger_than_the_batch_is_named():
+    with pytest.raises(ValueError, match=r"group must lie in \[2, 8\], got 16"):
+        ctm.train(narrow(), RING, MomentMatching(group=16), 2, batch=8)
+
+
+@pytest.mark.parametrize("law", [Eulerian, Lagrangian, Semigroup, MomentMatching])
+def test_a_law_checks_its_teacher(law):
+    with pytest.raises(TypeError, match="teacher must have a method denoiser"):
+        law("ring")
+
+
+@pytest.mark.parametrize(
+    ("law", "flag"),
+    [(Semigroup, "jumps"), (Semigroup, "held"), (Eulerian, "own"), (Eulerian, "tangent"), (Eulerian, "through")],
+)
+def test_a_law_checks_its_flags(law, flag):
+    with pytest.raises(TypeError, match=f"{flag} must be True or False, got 'no'"):
+        law(**{flag: "no"})
+
+
+def test_then_refuses_a_foreign_state():
+    with pytest.raises(ValueError, match="bogus"):
+        Then(Denoising(), Denoising(), 0.5).load_state_dict({"bogus": torch.ones(1)})
+
+
+def test_a_path_reaches_the_highest_noise_in_float32():
+    model = ctm.CTM(ctm.networks.MLP(1, width=8, layers=1), 100.0)
+    start = model.sigma_max / (1 + model.sigma_max)
+    z = torch.randn((3, 1), generator=generator())
+    found, exact = (LINEAR.flow(model, z.to(dtype), start, 0.5) for dtype in (torch.float32, torch.float64))
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), exact, rtol=1e-4)
