@@ -135,7 +135,7 @@ def check_number(
     return plain
 
 
-def check_units(model: Any, data: Any) -> None:
+def check_units(model: Any, data: Any, name: str = "data") -> None:
     """Raise ValueError unless model and data count in the same units, ``x = shift + scale
     * z``, up to a thousandth of a standard deviation; who names none has 0 and 1."""
     (shift, scale), (own_shift, own_scale) = (
@@ -151,8 +151,8 @@ def check_units(model: Any, data: Any) -> None:
     if float(apart.max()) > 1e-3:
         got = f"x = {_short(own_shift)} + {_short(own_scale)} z"
         raise ValueError(
-            f"data must be in the model's units, x = {_short(shift)} + {_short(scale)} z, "
-            f"got {got}: make the model with CTM.for_data, name its shift and scale, or "
+            f"{name} must be in the model's units, x = {_short(shift)} + {_short(scale)} "
+            f"z, got {got}: make the model with CTM.for_data, name its shift and scale, or "
             "give points in its units"
         )
 

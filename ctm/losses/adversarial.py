@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from ctm._checks import check_flags, check_number
 from ctm.conditional import given
 from ctm.flow_map import as_column
-from ctm.losses.objective import Draw, Features, Models, Term, balance, check_features
+from ctm.losses.objective import (
+    Draw,
+    Features,
+    Models,
+    Term,
+    balance,
+    check_features,
+    check_first,
+)
 from ctm.losses.trajectories import draw_levels, grid_times
 from ctm.models import CTM
 from ctm.networks import FeatureDiscriminator, discriminator_for
@@ -101,6 +109,8 @@ class Adversarial(Term):
         self.made_for: list[float] = []  # the shape of a point, and sigma_data
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
+        if self.adaptive:
+            check_first(models)
         if models.step < self.start * models.steps:
             return torch.zeros((), dtype=torch.float32, device=draw.device)
         fake, x0 = self.estimates(models, draw, rng)
@@ -144,7 +154,7 @@ class Adversarial(Term):
         fraction = as_column(rand((len(x),), rng, device=x.device), x)
         tau = rho_time(fraction, low, top).clamp(low, top)
         eps = randn(x.shape, rng, dtype=x.dtype, device=x.device)
-        return x + (tau**2 - low**2).sqrt() * eps, tau
+        return x + (tau**2 - low**2).clamp_min(0).sqrt() * eps, tau
 
     def learn(self, student: CTM, x0: Tensor, fake: Tensor, rng: torch.Generator) -> float:
         """One step of the discriminator on clean points and samples; returns its hinge loss
@@ -175,6 +185,12 @@ class Adversarial(Term):
         if self.discriminator is None or self.optimizer is None:
             return self._make(x.shape[1:], student.sigma_data, x.device)
         return self.discriminator, self.optimizer
+
+    @torch.no_grad()
+    def probe(self, student: CTM, x0: Tensor, condition: Tensor | None) -> list[float]:
+        """What the features say of a few points."""
+        seen = [] if self.features is None else self.features(x0)
+        return [float(h.double().mean()) for h in seen]
 
     def state_dict(self) -> dict[str, Tensor]:
         if self.discriminator is None or self.optimizer is None:

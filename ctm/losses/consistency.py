@@ -18,6 +18,7 @@ from ctm.losses.objective import (
     Term,
     check_features,
     check_teacher,
+    teacher_for,
 )
 from ctm.losses.trajectories import (
     KINDS,
@@ -89,7 +90,10 @@ def consistency_loss(
     clean = (s < student.sigma_min * (1 + 1e-6)).flatten()  # rounded to float32 or not
     if not bool(clean.any()):
         return loss
-    seen = zip(features(estimate[clean]), features(goal[clean]), strict=True)
+    ours, theirs = features(estimate[clean]), features(goal[clean])
+    if isinstance(ours, Tensor):  # whose rows would be taken for depths
+        raise TypeError("features must return a list of tensors, got one tensor")
+    seen = zip(ours, theirs, strict=True)
     return loss + clean.float().mean() * sum((a - b).square().mean() for a, b in seen)
 
 
@@ -178,7 +182,7 @@ class Consistency(Term):
 
     def route(self, student: CTM, condition: Tensor | None) -> Route:
         """How the teacher's points are found."""
-        teacher = given(self.teacher, condition)
+        teacher = teacher_for(student, self.teacher, condition)
         limits = student.sigma_min, student.sigma_max
         return Route(
             self.levels, self.continuous, teacher, self.step, self.substeps, limits
@@ -191,6 +195,9 @@ class Consistency(Term):
         clean = given(self.teacher, condition).denoiser(x, student.sigma_data)
         seen = [clean] if self.features is None else [clean, *self.features(x0)]
         return torch.cat([h.double().flatten(1).mean(1) for h in seen]).tolist()
+
+    def reset(self) -> None:
+        self.left = 0
 
     def state_dict(self) -> dict[str, Tensor]:
         if not self.pool or not hasattr(self.trajectories, "points"):

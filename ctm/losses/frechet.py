@@ -68,7 +68,7 @@ class Frechet(Term):
             with torch.no_grad():
                 rounds = -(-self.memory // self.batch)
                 drawn = [self.samples(models, draw, rng) for _ in range(rounds)]
-            self.kept = self.seen(torch.cat(drawn)[-self.memory :])
+                self.kept = self.seen(torch.cat(drawn)[-self.memory :])
         seen = self.seen(self.samples(models, draw, rng))
         for f in seen:
             if not bool(torch.isfinite(f).all()):
@@ -108,6 +108,9 @@ class Frechet(Term):
         wanted = [part.mean() for pair in self.wanted for part in pair]
         said = [f.double().mean() for f in self.seen(x0)]
         return [float(number) for number in (*wanted, *said)]
+
+    def reset(self) -> None:
+        self.kept = []
 
     def state_dict(self) -> dict[str, Tensor]:
         return {str(k): f for k, f in enumerate(self.kept)}

@@ -31,6 +31,7 @@ from ctm.losses.objective import (
     Term,
     as_term,
     check_teacher,
+    teacher_for,
 )
 from ctm.models import CTM, c_out
 from ctm.noise import RHO, rand, randn, rho_time
@@ -113,8 +114,8 @@ class Law(Term):
         references = same = None
         if self.references and self.teacher is None:
             references, same = draw.references(self.references, condition)
-        parts = (models.student, models.target, self.teacher)
-        student, target, teacher = (given(part, condition) for part in parts)
+        student, target = (given(m, condition) for m in (models.student, models.target))
+        teacher = teacher_for(student, self.teacher, condition)
         progress = models.step / models.steps
         points = x0, xt, t, s, student, target, teacher
         return Batch(*points, references, progress, rng, same, condition)
@@ -227,6 +228,9 @@ class Then(Term):
     @property
     def _both(self) -> Sum:
         return Sum((1.0, self.first), (1.0, self.then))
+
+    def reset(self) -> None:
+        self._both.reset()
 
     def state_dict(self) -> dict[str, Tensor]:
         return self._both.state_dict()

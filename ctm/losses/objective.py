@@ -4,13 +4,15 @@ generator."""
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ctm._checks import check_number, check_points
+from ctm._checks import check_number, check_points, check_units
+from ctm.conditional import given
 from ctm.flow_map import Data
 from ctm.models import CTM
 
@@ -22,6 +24,14 @@ def check_features(features: object) -> None:
     """Raise TypeError unless they are a function, or None."""
     if not (features is None or callable(features)):
         raise TypeError(f"features must be callable, got {type(features).__name__}")
+
+
+def teacher_for(student: CTM, teacher: Any, condition: Tensor | None) -> Any:
+    """``teacher`` for this condition; raises ValueError unless it counts in the student's
+    units. A plain denoiser names none."""
+    if hasattr(teacher, "shift"):
+        check_units(student, teacher, "teacher")
+    return given(teacher, condition)
 
 
 def check_teacher(teacher: object) -> None:
@@ -46,6 +56,9 @@ class Models:
 
     Attributes:
         student: the model in training.
+        target: the student held still, :math:`\mathrm{sg}`: an average of its weights with
+            decay ``target_ema``, or its weights at the last update where that is 0. Its
+            weights need no gradient, and no step changes them while it is under way.
         average: the exponential moving average of its weights, which training ends with.
         step: how many steps are done.
         steps: how many there will be.
@@ -56,35 +69,30 @@ class Models:
     def __init__(self, student: CTM, steps: int, target_ema: float = 0.0) -> None:
         check_number(target_ema, "target_ema", 0, 1 - 1e-6)
         self.student, self.steps, self.target_ema = student, steps, target_ema
-        self.average, self._target = (_frozen(student) for _ in range(2))
+        self.average, self.target = (
+            copy.deepcopy(student).requires_grad_(False) for _ in range(2)
+        )
+        if torch.finfo(student.dtype).bits < 32:
+            self.average.float()  # half precision would swallow what an average moves by
         # walking through the modules takes longer than moving their weights: done once
-        self._moving = [_tensors(m) for m in (student, self.average, self._target)]
+        self._moving = [_tensors(m) for m in (student, self.average, self.target)]
         self.step = 0
         self.first: Tensor | None = None
-
-    @property
-    def target(self) -> CTM:
-        r"""The student held still, :math:`\mathrm{sg}`: an average of its weights with
-        decay ``target_ema``, or the current weights where that is 0. Its weights need no
-        gradient."""
-        if not self.target_ema:
-            self._move(2, 0.0)
-        return self._target
 
     def update(self, ema: float) -> None:
         """Count a step and move the averages towards the student."""
         self.step += 1
-        self._move(1, ramped(ema, self.step))
-        if self.target_ema:
-            self._move(2, ramped(self.target_ema, self.step))
+        move_tensors(self._moving[1], self._moving[0], ramped(ema, self.step))
+        self.hold(ramped(self.target_ema, self.step))
 
-    def _move(self, which: int, decay: float) -> None:
-        move_tensors(self._moving[which], self._moving[0], decay)
+    def hold(self, decay: float) -> None:
+        """Move the target to the student, and leave it a share ``decay`` of itself."""
+        move_tensors(self._moving[2], self._moving[0], decay)
 
     def modules(self) -> dict[str, CTM]:
         """The models that make up the state of a run."""
         modules = {"student": self.student, "average": self.average}
-        return modules | {"target": self._target} if self.target_ema else modules
+        return modules | {"target": self.target} if self.target_ema else modules
 
 
 class Draw:
@@ -140,12 +148,15 @@ class Draw:
 class Term:
     """A term of the loss, which adds and scales.
 
-    A subclass gives ``__call__`` (:class:`Objective`), and overrides the other three where
+    A subclass gives ``__call__`` (:class:`Objective`), and overrides the other four where
     it carries a state of its own. A plain function has none.
     """
 
     def __call__(self, models: Models, draw: Draw, rng: torch.Generator) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define __call__")
+
+    def reset(self) -> None:
+        """Forget what an earlier run left: asked for before the first step of another."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What must be kept for a run to go on, as named tensors."""
@@ -216,6 +227,10 @@ class Sum(Term):
             f"{w!r} * {term!r}" if w != 1 else repr(term) for w, term in pairs
         )
 
+    def reset(self) -> None:
+        for term in self.terms:
+            term.reset()
+
     def state_dict(self) -> dict[str, Tensor]:
         states = enumerate(term.state_dict() for term in self.terms)
         return {f"{i}.{key}": value for i, state in states for key, value in state.items()}
@@ -252,12 +267,17 @@ def adaptive_weight(main: Tensor, auxiliary: Tensor, last_layer: Tensor) -> Tens
     return (norms[0] / norms[1].clamp_min(1e-12)).detach()
 
 
+def check_first(models: Models) -> Tensor:
+    """The value of the sum's first term; raises ValueError where that is not known yet."""
+    if models.first is None:
+        raise ValueError("adaptive must be False in a loss whose first term this is")
+    return models.first
+
+
 def balance(models: Models, loss: Tensor) -> Tensor:
     """:func:`adaptive_weight` of ``loss`` against the first term of the sum it stands
     in."""
-    if models.first is None:
-        raise ValueError("adaptive must be False in a loss whose first term this is")
-    return adaptive_weight(models.first, loss, models.student.last_layer)
+    return adaptive_weight(check_first(models), loss, models.student.last_layer)
 
 
 def ramped(decay: float, step: int) -> float:
@@ -280,7 +300,8 @@ Moving = tuple[list[Tensor], list[Tensor]]
 @torch.no_grad()
 def move_tensors(average: Moving, model: Moving, decay: float) -> None:
     """:func:`move_average` of tensors that are listed already."""
-    torch._foreach_lerp_(average[0], model[0], 1 - decay)
+    weights = [own.to(held.dtype) for held, own in zip(average[0], model[0], strict=True)]
+    torch._foreach_lerp_(average[0], weights, 1 - decay)
     if average[1]:
         torch._foreach_copy_(average[1], model[1])
 
@@ -290,8 +311,9 @@ def _tensors(model: torch.nn.Module) -> Moving:
 
 
 def name_of(term: object) -> str:
-    """A setting in words: its ``repr``, or the name of a function."""
-    return getattr(term, "__qualname__", None) or repr(term)
+    """A setting in words: its ``repr``, or the name of a function. Without addresses: they
+    are others in the next process, which must know the run by these words."""
+    return getattr(term, "__qualname__", None) or re.sub(r" at 0x[0-9a-f]+", "", repr(term))
 
 
 def _is_model(value: object) -> bool:
@@ -306,7 +328,3 @@ def _parts(objective: Objective) -> list[tuple[float, Term]]:
     if isinstance(objective, Sum):
         return list(zip(objective.weights, objective.terms, strict=True))
     return [(1.0, as_term(objective))]
-
-
-def _frozen(model: CTM) -> CTM:
-    return copy.deepcopy(model).requires_grad_(False)

@@ -153,14 +153,8 @@ class Trajectories:
         x = x0 + sigma_max * randn(x0.shape, generator, dtype=x0.dtype, device=device)
         points = [x]
         for t, u in zip(self.times.T, self.times.T[1:], strict=False):
-            x = solve(
-                route.step,
-                route.teacher,
-                x,
-                as_column(t, x),
-                as_column(u, x),
-                route.substeps,
-            )
+            ends = as_column(t, x), as_column(u, x)
+            x = solve(route.step, route.teacher, x, *ends, route.substeps)
             points.append(x)
         self.points = torch.stack(points, 1)
 

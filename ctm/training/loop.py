@@ -228,7 +228,10 @@ def _resume(
         )
     # the student holds its first weights, or after an interruption the average
     own = _sums(state.models.student.state_dict())
-    average = _sums({k: v for k, v in tensors.items() if k.startswith("average.")})
+    held = state.models.student.state_dict().items()
+    average = _sums(
+        {k: tensors.get(f"average.{k}", v).to(v.dtype) for k, v in held}  # may be finer
+    )
     if not (_same(run.get("start"), own) or _same(average, own)):
         raise ValueError(
             f"checkpoint {path} was written by a run that began with other weights than "

@@ -72,6 +72,7 @@ class State:
                 f"student must have weights that take a gradient, but {reason}"
             )
         self.data, self.objective = data, as_term(objective)
+        self.objective.reset()
         self.steps = check_number(steps, "steps", 1, integer=True)
         lr = getattr(student.network, "lr", 8e-3) if lr is None else lr
         self.lr = lr = check_number(lr, "lr", 0, above=True)
@@ -203,6 +204,8 @@ class State:
         except (RuntimeError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"the state is not that of this run: {error}") from error
         self.models.step = done
+        if not self.models.target_ema:
+            self.models.hold(0.0)
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one that was saved.

@@ -1,5 +1,7 @@
 """Features used together, and data at the edges: each case once gave a wrong result or an error that named nothing."""
 
+import copy
+import functools
 import math
 
 import pytest
@@ -10,8 +12,20 @@ from pretend import DEVICE, pretended
 import ctm
 from ctm import fidelity, networks
 from ctm.editing import LinearConstraint, accept, constrained_sampling, inpainting
-from ctm.losses import stable_target
+from ctm.losses import (
+    Adversarial,
+    Consistency,
+    Denoising,
+    Draw,
+    Frechet,
+    Lagrangian,
+    Models,
+    Semigroup,
+    Then,
+    stable_target,
+)
 from ctm.parametrisations import Parametrised
+from ctm.training import State
 from ctm.two_samples import classifier_test, copy_test, nearest
 
 RING = ctm.data.ring()
@@ -19,6 +33,10 @@ RING = ctm.data.ring()
 
 def narrow(**options):
     return networks.MLP(2, width=16, layers=2, **options)
+
+
+def model(**options):
+    return ctm.CTM(narrow(**options), RING.sigma_data)
 
 
 # --- far from 0
@@ -219,3 +237,107 @@ def test_the_seed_of_a_classifier_is_named():
     x = torch.zeros((8, 2))
     with pytest.raises(ValueError, match="seed must lie in"):
         classifier_test(x, x, seed=2**32)
+
+
+# --- terms together, and one after another
+
+
+def test_terms_that_learn_through_the_target_stand_in_one_sum():
+    """The loss of Kim et al. (2024): both parts jump with the target, which stays as it is until the step is made."""
+    loss = Consistency(RING, "soft", "x0", pool=32, levels=8) + Semigroup() + Adversarial(start=0.0, width=8)
+    state = State(model(), RING, loss, 9, batch=16)
+    for _ in range(2):
+        state.step()
+        pairs = zip(state.models.target.parameters(), state.models.student.parameters(), strict=True)
+        assert all(torch.equal(held, own) for held, own in pairs)
+
+
+def test_a_resumed_run_has_its_target():
+    runs = [State(model(seed=k), RING, Denoising(8), 9, batch=16) for k in range(2)]
+    runs[0].step()
+    runs[1].load_state_dict(runs[0].state_dict(), 1)
+    assert torch.equal(runs[1].models.target.last_layer, runs[0].models.student.last_layer)
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        Consistency(RING, pool=64, levels=8),
+        Denoising(8) + Frechet(RING.sample(50, generator=generator()), batch=8, memory=16),
+        Then(Consistency(RING, pool=64, levels=8), Denoising(8), 0.9),
+    ],
+    ids=lambda term: repr(term)[:20],
+)
+def test_a_term_that_was_used_before_begins_anew(term):
+    students = [model(), model()]
+    for student in students:
+        ctm.train(student, RING, term, 5, batch=16)
+    assert torch.equal(students[0].last_layer, students[1].last_layer)
+
+
+@pytest.mark.parametrize("low", [0.0011, 0.002, 1 / 900])
+def test_a_level_that_is_sigma_min_itself_adds_no_noise(low):
+    x, _ = Adversarial(noise=0.0).noised(ctm.CTM(narrow(), 0.5, low, 80.0), torch.zeros(64, 2), generator())
+    assert x.isfinite().all()
+    assert x.abs().max() < 1e-2 * low
+
+
+def test_features_that_are_one_tensor_are_refused():
+    term = Consistency(RING, to_data=1.0, pool=32, levels=8, features=torch.tanh)
+    with pytest.raises(TypeError, match="features must return a list"):
+        ctm.train(model(), RING, term, 1, batch=16)
+
+
+@pytest.mark.parametrize("term", [lambda t: Consistency(t, pool=32, levels=8), Lagrangian])
+def test_a_teacher_of_other_units_is_refused(term):
+    x = RING.sample(200, generator=generator())
+    one, other = ctm.data.Points(x), ctm.data.Points(torch.cat([x, 3 * x]))
+    teacher, student = (ctm.CTM.for_data(data, narrow()) for data in (one, other))
+    with pytest.raises(ValueError, match="teacher must be in the model's units"):
+        ctm.train(student, other, term(teacher), 2, batch=8)
+
+
+def test_an_adaptive_term_that_comes_first_is_refused_at_once():
+    with pytest.raises(ValueError, match="adaptive must be False"):
+        ctm.train(model(), RING, Adversarial(width=8) + Denoising(8), 1, batch=8)
+
+
+def test_a_setting_is_said_without_its_address():
+    assert " at 0x" not in repr(Denoising(times=functools.partial(ctm.noise.lognormal_times)))
+
+
+def test_a_run_with_other_features_is_another():
+    x = RING.sample(8, generator=generator())
+    said = [Adversarial(features=f).probe(model(), x, None) for f in (lambda x: [x], lambda x: [x**2])]
+    assert said[0] != said[1]
+
+
+def test_what_is_kept_has_no_graph():
+    layer, rng = torch.nn.Linear(2, 4), generator()
+    term = Frechet(RING.sample(50, generator=rng), lambda x: [layer(x)], batch=8, memory=16)
+    student = model()
+    term(Models(student, 10), Draw(RING, student, 8, rng), rng)
+    assert not any(f.requires_grad for f in term.kept)
+
+
+def test_the_average_of_weights_in_half_precision(tmp_path):
+    """A thousandth of a small step would be lost in bfloat16: the average moves as that of the same weights in float64."""
+    student, file = model().bfloat16(), tmp_path / "run.safetensors"
+    state = State(student, RING, Denoising(8), 400, batch=16)
+    exact = copy.deepcopy(student).double()
+    for _ in range(300):
+        state.step()
+        decay = min(0.999, (1 + state.done) / (10 + state.done))
+        for average, own in zip(exact.parameters(), student.parameters(), strict=True):
+            average.data.lerp_(own.detach().double(), 1 - decay)
+    for average, own in zip(exact.parameters(), state.models.average.parameters(), strict=True):
+        assert torch.allclose(average, own.double(), rtol=1e-3, atol=1e-4)
+    whole = model().bfloat16()
+    ctm.train(whole, RING, Denoising(8), 20, batch=16)
+    parts = model().bfloat16()
+    ctm.train(parts, RING, Denoising(8), 20, batch=16, checkpoint=file)
+    again = model().bfloat16()
+    ctm.train(again, RING, Denoising(8), 20, batch=16, checkpoint=file)
+    ctm.train(again, RING, Denoising(8), 24, batch=16, checkpoint=file)  # holds its average, rounded
+    assert torch.equal(whole.last_layer, parts.last_layer)
+    assert ctm.load(file).dtype == torch.float32
