@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,7 @@ def load(path: str | Path) -> CTM:
     """
     tensors, header = read(path)
     if "run" in header:  # the state of a run holds several models
-        own = {key: value for key, value in tensors.items() if key.startswith("average.")}
-        tensors = {key.removeprefix("average."): value for key, value in own.items()}
+        tensors = average_of(tensors)
     try:
         if "model" not in header:
             raise ValueError("its header describes no model")
@@ -92,6 +92,12 @@ def load(path: str | Path) -> CTM:
         weights.data = weights.data.to(tensors[key].dtype)
     model.load_state_dict(tensors)
     return model
+
+
+def average_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The averaged model among the tensors of a run."""
+    head = "average."
+    return {k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)}
 
 
 def _build(config: dict[str, Any]) -> CTM:

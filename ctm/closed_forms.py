@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctm.flow_map import FlowMap, Time, as_column
+from ctm.flow_map import FlowMap, Time, as_column, fine
 from ctm.mixture import GaussianMixture, time_range
 
 
@@ -29,12 +29,14 @@ class AffineMap(FlowMap):
         self.sigma_min, self.sigma_max = time_range(self.sigma_data)
 
     def G(self, x: Tensor, t: Time, s: Time) -> Tensor:  # noqa: N802
-        before, after = (self.std**2 + as_column(level, x) ** 2 for level in (t, s))
-        return (self.mean + (x - self.mean) * (after / before) ** 0.5).to(x.dtype)
+        z = fine(x)
+        before, after = (self.std**2 + as_column(level, z) ** 2 for level in (t, s))
+        return (self.mean + (z - self.mean) * (after / before) ** 0.5).to(x.dtype)
 
     def denoiser(self, x: Tensor, t: Time) -> Tensor:
-        noise, own = as_column(t, x) ** 2, self.std**2
-        return ((own * x + noise * self.mean) / (own + noise)).to(x.dtype)
+        z = fine(x)
+        noise, own = as_column(t, z) ** 2, self.std**2
+        return ((own * z + noise * self.mean) / (own + noise)).to(x.dtype)
 
 
 class Line(FlowMap):

@@ -78,10 +78,8 @@ def pinwheel() -> GaussianMixture:
     """Five bent arms of eight Gaussians each, wider and rarer with the distance from the
     centre."""
     radius = torch.linspace(0.3, 1.5, 8, dtype=torch.float64, device="cpu")
-    angle = (
-        0.6 * radius
-        + (2 * math.pi / 5) * torch.arange(5, dtype=torch.float64, device="cpu")[:, None]
-    )
+    arm = torch.arange(5, dtype=torch.float64, device="cpu")[:, None]
+    angle = 0.6 * radius + (2 * math.pi / 5) * arm
     means = torch.stack([radius * angle.cos(), radius * angle.sin()], -1).reshape(-1, 2)
     weights = (1.7 - radius).repeat(5)
     return _standardised(means, (0.05 + 0.05 * radius).repeat(5), weights)
@@ -151,15 +149,9 @@ LABELLED: dict[str, Callable[[], LabelledMixture]] = {
 def _arm(turns: float, points: int) -> Tensor:
     """Points spaced about evenly on a spiral, from a fifth of ``turns`` to ``turns``; its
     radius grows with the angle."""
-    angle = (
-        2
-        * math.pi
-        * turns
-        * torch.linspace(0.04, 1, points, dtype=torch.float64, device="cpu").sqrt()
-    )
-    return torch.stack([angle * angle.cos(), angle * angle.sin()], 1) / (
-        2 * math.pi * turns
-    )
+    full = 2 * math.pi * turns
+    angle = full * torch.linspace(0.04, 1, points, dtype=torch.float64, device="cpu").sqrt()
+    return torch.stack([angle * angle.cos(), angle * angle.sin()], 1) / full
 
 
 def _standardised(

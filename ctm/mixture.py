@@ -101,7 +101,8 @@ class GaussianMixture(FlowMap):
     def noised(self, n: int, t: Time, rng: Rng) -> Tensor:
         r"""Draw ``n`` points :math:`x_t = x_0 + t\,\epsilon`, ``t`` a number or
         ``(n,)``."""
-        return noise.noised(self.sample(n, generator=rng), t, rng)
+        x0 = self.sample(n, generator=rng)
+        return noise.noised(x0, check_times(t, x0), rng)
 
     def _draw(self, n: int, rng: Rng, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
         """Points ``(n, *data_shape)`` and the components ``(n,)`` that they came from."""

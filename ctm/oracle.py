@@ -79,9 +79,7 @@ def integrate(
         good = error <= tolerance
         x, now = torch.where(good, after, x), torch.where(good, now + h, now)
         growth = 0.9 * (tolerance / error.clamp_min(1e-3 * tolerance)) ** (1 / 8)
-        h = torch.maximum(
-            h * growth.clamp_min(0.2), end - now
-        )  # h < 0: never beyond the end
+        h = torch.maximum(h * growth.clamp_min(0.2), end - now)  # h < 0: not past the end
         arrived = (now - end).flatten() <= 1e-13 * end.abs().flatten().clamp_min(1)
         result[left[arrived]] = x[arrived]
         left, x, now, end, h, *others = (
@@ -98,11 +96,7 @@ def _tables(device: torch.device) -> tuple[Tensor, ...]:
     """The pair's coefficients A, B and C, and those of its two error estimates."""
     from scipy.integrate import DOP853  # here: only an exact map pays for the import
 
-    rows = (
-        DOP853.A,
-        DOP853.B,
-        DOP853.C,
-        DOP853.E3[:-1],
-        DOP853.E5[:-1],
-    )  # the last weight is 0
-    return tuple(torch.from_numpy(row).to(device) for row in rows)
+    # of the estimates the last weight is 0
+    rows = (DOP853.A, DOP853.B, DOP853.C, DOP853.E3[:-1], DOP853.E5[:-1])
+    with torch.inference_mode(False):  # what is kept must do outside of it too
+        return tuple(torch.from_numpy(row).to(device) for row in rows)

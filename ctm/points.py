@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -119,8 +119,7 @@ class Points:
 
     def _rows(self, n: int, rng: torch.Generator | None) -> Tensor:
         n = check_number(n, "n", 1, integer=True)
-        rows = torch.randint(len(self._z), (n,), generator=rng, device=noise.home(rng))
-        return rows.to(self._z.device)
+        return noise.randint(len(self._z), (n,), rng, device=self._z.device)
 
     def standardise(self, x: Any) -> Tensor:
         """Points in the data's own units ``(n, *shape)``, standardised, in float32."""
@@ -144,7 +143,8 @@ class Points:
 
 def _read(x: Any, labels: Any) -> tuple[Any, Any]:
     """The points and labels of a data set, item by item."""
-    if not (hasattr(x, "__len__") and hasattr(x, "__getitem__")):
+    rows = hasattr(x, "__len__") and hasattr(x, "__getitem__")
+    if not rows or isinstance(x, Mapping):  # a mapping has no row 0
         got = f"got {type(x).__name__}"
         raise TypeError(f"x must be a table or a data set with a length, {got}")
     items = [x[i] for i in range(len(x))]

@@ -58,9 +58,8 @@ def sample(
         if given is None:
             raise TypeError(f"condition must be None: a {type(model).__name__} takes none")
         flow_map = given(condition)
-    x = gamma_sampling(
-        flow_map, noise(model, n, generator=rng), times, gamma, generator=rng
-    )
+    x = noise(model, n, generator=rng)
+    x = gamma_sampling(flow_map, x, times, gamma, generator=rng)
     restore = getattr(model, "restore", None)
     return x if restore is None else restore(x)
 
@@ -74,14 +73,19 @@ def noise(
 ) -> Tensor:
     r"""Where every sampler starts: ``n`` draws from :math:`N(c, \sigma_{max}^2 I)` about
     the ``center`` :math:`c` of the data, shape ``(n, *shape)``, where the model is. The
-    model's own ``shape`` if None; TypeError if it has none."""
+    model's own ``shape`` if None; TypeError if it has none. In float32, or float64 where
+    float32 is coarser there than 1e-4 of ``sigma_data``."""
     n = check_number(n, "n", 1, integer=True)
     shape = getattr(model, "shape", None) if shape is None else shape
     if shape is None:
         raise TypeError(
             f"shape must be given: this {type(model).__name__} has none of its own"
         )
-    eps = randn((n, *shape), generator, device=_device(model) or "cpu")
+    middle = getattr(model, "center", 0.0)
+    far = float(middle.abs().max()) if isinstance(middle, Tensor) else abs(middle)
+    fine = torch.finfo(torch.float32).eps * far <= 1e-4 * model.sigma_data
+    dtype = torch.float32 if fine else torch.float64
+    eps = randn((n, *shape), generator, dtype=dtype, device=_device(model) or "cpu")
     return center(model, eps) + model.sigma_max * eps
 
 

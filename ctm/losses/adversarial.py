@@ -203,7 +203,8 @@ class Adversarial(Term):
         return weights | moments | {"made_for": made_for}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        if not state:
+        if not state:  # none was made yet
+            self.discriminator = self.optimizer = None
             return
         weights = {k[14:]: v for k, v in state.items() if k.startswith("discriminator.")}
         moments = {k[10:]: v for k, v in state.items() if k.startswith("optimizer.")}

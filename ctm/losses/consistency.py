@@ -193,7 +193,8 @@ class Consistency(Term):
         """What the teacher makes of a few points, and what the features say of them."""
         x = x0 + student.sigma_data * torch.ones_like(x0)
         clean = given(self.teacher, condition).denoiser(x, student.sigma_data)
-        seen = [clean] if self.features is None else [clean, *self.features(x0)]
+        moved = clean - x0  # small beside a mean far from 0, which would hide it
+        seen = [moved] if self.features is None else [moved, *self.features(x0)]
         return torch.cat([h.double().flatten(1).mean(1) for h in seen]).tolist()
 
     def reset(self) -> None:
@@ -210,7 +211,8 @@ class Consistency(Term):
         return state if self.condition is None else state | {"condition": self.condition}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        if not state:
+        if not state:  # nothing was drawn yet
+            self.trajectories, self.left = Trajectories(), 0
             return
         held = {key: tuple(value.shape) for key, value in state.items()}
         size = (self.pool, self.levels + 1)

@@ -143,7 +143,8 @@ class Law(Term):
         if self.teacher is None:
             return []
         teacher = given(self.teacher, condition)
-        return teacher.denoiser(x0, student.sigma_data).double().flatten(1).mean(1).tolist()
+        moved = teacher.denoiser(x0, student.sigma_data) - x0
+        return moved.double().flatten(1).mean(1).tolist()
 
 
 def draw_times(

@@ -4,7 +4,6 @@ generator."""
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -67,8 +66,8 @@ class Models:
     """
 
     def __init__(self, student: CTM, steps: int, target_ema: float = 0.0) -> None:
-        check_number(target_ema, "target_ema", 0, 1 - 1e-6)
-        self.student, self.steps, self.target_ema = student, steps, target_ema
+        self.target_ema = check_number(target_ema, "target_ema", 0, 1 - 1e-6)
+        self.student, self.steps = student, steps
         self.average, self.target = (
             copy.deepcopy(student).requires_grad_(False) for _ in range(2)
         )
@@ -311,9 +310,8 @@ def _tensors(model: torch.nn.Module) -> Moving:
 
 
 def name_of(term: object) -> str:
-    """A setting in words: its ``repr``, or the name of a function. Without addresses: they
-    are others in the next process, which must know the run by these words."""
-    return getattr(term, "__qualname__", None) or re.sub(r" at 0x[0-9a-f]+", "", repr(term))
+    """A setting in words: its ``repr``, or the name of a function."""
+    return getattr(term, "__qualname__", None) or repr(term)
 
 
 def _is_model(value: object) -> bool:

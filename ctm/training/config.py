@@ -150,9 +150,17 @@ def load_data(name: str) -> Any:
         raise ValueError(
             f"data must be a .npy, .npz or .csv file or of {known}; got {name!r}"
         )
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    named = any(letter.isalpha() and letter not in "eE" for letter in first)
-    return data.Points(np.loadtxt(path, delimiter=",", skiprows=int(named), ndmin=2))
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    named = lines and not any(map(_is_number, lines[0].split(",")))
+    return data.Points(np.loadtxt(lines[bool(named) :], delimiter=",", ndmin=2))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def told(config: Config, world: Any) -> Any:

@@ -28,7 +28,7 @@ from ctm.training.config import (
     told,
 )
 from ctm.training.log import Log
-from ctm.training.loop import check_same, writable
+from ctm.training.loop import check_same, read_run, writable
 from ctm.training.state import State
 
 
@@ -138,10 +138,10 @@ class Launch:
         run = state.identity() | {"steps": steps, "parts": self.parts}
         run |= {name: getattr(config, name) for name in ("seed", "batch", "precision")}
         if path.exists():
-            tensors, header = checkpoints.read(path)
-            check_same(header.get("run", {}), run, path)
+            tensors, held = read_run(path)
+            check_same(held, run, path)
             for part, k in zip(parts, own, strict=True):
-                part.load_state_dict(split(tensors, k), header["run"]["done"])
+                part.load_state_dict(split(tensors, k), held.get("done", -1))
         loss_of = engine.prepare(PartLoss(student))
         watch = engine.is_main_process and state.done < steps
         log = (
@@ -204,7 +204,7 @@ class Launch:
             tensors = {n: v for n, v in parts[0].state_dict().items() if not is_own(n)}
             for piece in pieces:
                 tensors |= piece
-            facts = parts[0].models.student.config
+            run, facts = run | {"tensors": len(tensors)}, parts[0].models.student.config
             checkpoints.write(path, tensors, {"model": facts, "run": run})
 
 

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ctm import checkpoints
 from ctm._checks import check_number
+from ctm.conditional import Guided, GuidedModel
 from ctm.flow_map import Data
 from ctm.losses import Consistency, Denoising, Objective
 from ctm.models import CTM
@@ -106,7 +107,7 @@ def train(
             tensors = state.state_dict()
             run = identity | {
                 "done": state.done,
-                "steps": steps,
+                "steps": state.steps,
                 "history": vars(history),
                 "losses": losses,
                 "start": start,
@@ -144,27 +145,38 @@ def from_scratch(
     steps: int = 5000,
     seed: int = 0,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     **options: Any,
 ) -> History:
     """Train without a teacher, in two calls of :func:`train`: half of the steps make a
     denoiser of the student; the rest distil it, with some denoising beside, which keeps it
-    true.
+    true. Where the data tell strengths (:class:`ctm.Guided`) it is guided by them.
 
     Arguments as for :func:`train`. Beside ``checkpoint`` the denoiser is kept, in a file of
     the same name that ends in ``.denoiser.safetensors``. A run that is prolonged keeps its
     denoiser: the further steps are of the second half.
     """
     steps = check_number(steps, "steps", 2, integer=True)
-    beside = checkpoint and checkpoint.with_suffix(f".denoiser{checkpoint.suffix}")
-    half = steps // 2
-    if checkpoint and beside and checkpoint.exists() and beside.exists():
-        half = min(half, checkpoints.read(beside)[1].get("run", {}).get("steps", half))
+    guided = isinstance(data, Guided) and data.strengths != (1, 1)
+    if guided and not getattr(data, "drop", 0):  # the case without a class is part of D_w
+        raise ValueError("drop must be above 0 where strengths are learned, got 0")
+    half, path, beside = steps // 2, None, None
+    if checkpoint is not None:
+        path = Path(checkpoint)
+        beside = path.with_suffix(f".denoiser{path.suffix}")
+        if path.exists() and beside.exists():
+            tensors, run = read_run(beside)
+            half = min(half, check_number(run.get("steps"), f"steps of {beside}", 1))
+            so_far = _average(read_run(path)[0], student)
+            if _same(_sums(so_far), _sums(student.state_dict())):  # not made anew
+                student.load_state_dict(_average(tensors, student))
     first = train(student, data, Denoising(), half, seed, checkpoint=beside, **options)
-    teacher = copy.deepcopy(student).requires_grad_(False)
+    teacher: Any = copy.deepcopy(student).requires_grad_(False)
+    if guided:
+        teacher = GuidedModel(teacher)
     objective = Consistency(teacher) + 0.1 * Denoising()
     rest = steps - half
-    then = train(student, data, objective, rest, seed, checkpoint=checkpoint, **options)
+    then = train(student, data, objective, rest, seed, checkpoint=path, **options)
     return History(
         first.step + [half + done for done in then.step],
         first.loss + then.loss,
@@ -188,9 +200,9 @@ def _interrupts_between_steps() -> Iterator[list[int]]:
     """Hold Ctrl-C back until the step under way is whole; the list is not empty once it was
     pressed."""
     pressed: list[int] = []
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # only there can it be caught
+    elsewhere = threading.current_thread() is not threading.main_thread()
+    # in the main thread alone can it be caught, and only if Python sees to it
+    if elsewhere or signal.getsignal(signal.SIGINT) in (None, signal.SIG_IGN):
         yield pressed
         return
     before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
@@ -217,10 +229,7 @@ def writable(path: Path) -> Path:
 def _resume(
     state: State, path: Path, identity: dict[str, Any]
 ) -> tuple[History, list[float], list[float]]:
-    tensors, header = checkpoints.read(path)
-    run = header.get("run")
-    if not isinstance(run, dict):
-        raise ValueError(f"checkpoint {path} holds no training run; is it a saved model?")
+    tensors, run = read_run(path)
     check_same(run, identity, path)
     if isinstance(run.get("steps"), int) and state.steps < run["steps"]:
         raise ValueError(
@@ -228,18 +237,13 @@ def _resume(
         )
     # the student holds its first weights, or after an interruption the average
     own = _sums(state.models.student.state_dict())
-    held = state.models.student.state_dict().items()
-    average = _sums(
-        {k: tensors.get(f"average.{k}", v).to(v.dtype) for k, v in held}  # may be finer
-    )
+    average = _sums(_average(tensors, state.models.student))
     if not (_same(run.get("start"), own) or _same(average, own)):
         raise ValueError(
             f"checkpoint {path} was written by a run that began with other weights than "
             "the student's; make the student with the same seed"
         )
     try:
-        if len(tensors) != run["tensors"]:
-            raise ValueError(f"it must hold {run['tensors']} tensors, got {len(tensors)}")
         state.load_state_dict(tensors, run["done"])
         history, losses = History(**run["history"]), run["losses"]
         check_number(history.seconds, "history.seconds", 0)
@@ -257,6 +261,17 @@ def _resume(
         raise ValueError(f"checkpoint {path} is damaged: {error}") from error
 
 
+def read_run(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the facts of a run."""
+    tensors, header = checkpoints.read(path)
+    if not isinstance(run := header.get("run"), dict):
+        raise ValueError(f"checkpoint {path} holds no training run; is it a saved model?")
+    if len(tensors) != (wanted := run.get("tensors", len(tensors))):
+        got = f"it must hold {wanted} tensors, got {len(tensors)}"
+        raise ValueError(f"checkpoint {path} is damaged: {got}")
+    return tensors, run
+
+
 def check_same(run: Mapping[str, Any], identity: dict[str, Any], path: Path) -> None:
     """Raise ValueError unless the file's ``run`` has the settings, data and teacher of
     ``identity`` (:meth:`ctm.training.State.identity`)."""
@@ -266,6 +281,13 @@ def check_same(run: Mapping[str, Any], identity: dict[str, Any], path: Path) -> 
                 f"checkpoint {path} was written with {name} = {run.get(name)}, "
                 f"this run has {value}"
             )
+
+
+def _average(tensors: Mapping[str, Tensor], student: CTM) -> dict[str, Tensor]:
+    """The averaged weights in a run's file, as the student holds its own."""
+    own = student.state_dict()
+    held = checkpoints.average_of(tensors).items()
+    return {key: value.to(own[key].dtype) for key, value in held if key in own}
 
 
 def _sums(weights: Mapping[str, Tensor]) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ class State:
         self.steps = check_number(steps, "steps", 1, integer=True)
         lr = getattr(student.network, "lr", 8e-3) if lr is None else lr
         self.lr = lr = check_number(lr, "lr", 0, above=True)
-        self.ema = check_number(ema, "ema", 0, 1 - 1e-6)
+        self.ema = ema = check_number(ema, "ema", 0, 1 - 1e-6)
         batch = check_number(batch, "batch", 1, integer=True)
         self.models = Models(student, self.steps, target_ema)
         self.rng = seeded(seed)
@@ -91,14 +92,14 @@ class State:
         own = facts["config"] or {}  # without the seed: the first weights are compared too
         facts = facts | {"config": {k: v for k, v in own.items() if k != "seed"}}
         self.settings = {
-            "seed": seed,
+            "seed": self.rng.initial_seed(),
             "batch": batch,
             "lr": lr,
             "ema": ema,
-            "target_ema": target_ema,
-            "optimizer": str(self.optimizer),
-            "objective": repr(self.objective),
-            "student": f"{student} {facts}",
+            "target_ema": self.models.target_ema,
+            "optimizer": _lasting(self.optimizer),
+            "objective": _lasting(self.objective),
+            "student": _lasting(f"{student} {facts}"),
         }
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -238,6 +239,12 @@ def _autocast_without_cache(device: str) -> AbstractContextManager[Any]:
     if not torch.is_autocast_enabled(device):
         return nullcontext()
     return torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False)
+
+
+def _lasting(thing: object) -> str:
+    """What a thing says of itself, but for where it lies in memory: another in each
+    process."""
+    return re.sub(" at 0x[0-9a-fA-F]+", "", str(thing))
 
 
 def rate(step: int, steps: int) -> float:
