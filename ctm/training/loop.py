@@ -150,7 +150,8 @@ def from_scratch(
 ) -> History:
     """Train without a teacher, in two calls of :func:`train`: half of the steps make a
     denoiser of the student; the rest distil it, with some denoising beside, which keeps it
-    true. Where the data tell strengths (:class:`ctm.Guided`) it is guided by them.
+    true. Strengths of guidance (:class:`ctm.conditional.Guided`) are learned from the
+    denoiser with and without a class, for which some labels must be hidden.
 
     Arguments as for :func:`train`. Beside ``checkpoint`` the denoiser is kept, in a file of
     the same name that ends in ``.denoiser.safetensors``. A run that is prolonged keeps its
