@@ -135,6 +135,16 @@ def check_number(
     return plain
 
 
+def check_data(data: Any) -> None:
+    """Raise TypeError unless ``data`` can be drawn from. A data frame's own ``sample`` is
+    another."""
+    if not callable(getattr(data, "sample", None)) or hasattr(data, "__array__"):
+        raise TypeError(
+            f"data must have a method sample, got {type(data).__name__}; tables and images "
+            "become data by ctm.data.Points"
+        )
+
+
 def check_units(model: Any, data: Any, name: str = "data") -> None:
     """Raise ValueError unless model and data count in the same units, ``x = shift + scale
     * z``, up to a thousandth of a standard deviation; who names none has 0 and 1."""

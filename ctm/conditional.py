@@ -20,8 +20,9 @@ class ConditionalCTM(CTM):
 
     :meth:`given` fixes the condition and returns a plain :class:`ctm.models.CTM` over the
     same weights, so that losses, samplers and metrics need not know of conditions. Without
-    it the model is the unconditional one. For a condition of another kind than a class and
-    a strength override :meth:`embedding`.
+    it the model is the unconditional one, learned only where labels are hidden
+    (:class:`Guided`). For a condition of another kind than a class and a strength override
+    :meth:`embedding`.
 
     Args:
         network: a network with ``conditions`` one more than there are classes.

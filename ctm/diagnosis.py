@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctm._checks import NonFiniteError, check_number, check_points, check_units, seeded
+from ctm._checks import (
+    NonFiniteError,
+    check_data,
+    check_number,
+    check_points,
+    check_units,
+    seeded,
+)
 from ctm.flow_map import Data, FlowMap
 from ctm.metrics import ratio_to_floor
 from ctm.noise import randn, randn_like, rho_time
@@ -190,7 +197,9 @@ def doctor(flow_map: FlowMap, data: Data, *, n: int = 2000, seed: int = 0) -> Re
 
     Args:
         flow_map: anything with ``G``, ``denoiser``, ``sigma_min``, ``sigma_max`` and
-            ``sigma_data``. A conditional model is looked at without a condition.
+            ``sigma_data``. A conditional model is looked at without a condition, which it
+            learns only where labels are hidden (:class:`ctm.conditional.Guided`): else give
+            ``model.given(c)`` and ``data.of_class(c)``.
         data: where :math:`x_0` is drawn, anything with ``sample`` in the model's
             coordinates: a world, or the :class:`ctm.points.Points` that the model was
             trained on.
@@ -207,8 +216,7 @@ def doctor(flow_map: FlowMap, data: Data, *, n: int = 2000, seed: int = 0) -> Re
     for name in ("G", "denoiser", "sigma_min", "sigma_max", "sigma_data"):
         if not hasattr(flow_map, name):
             raise TypeError(f"flow_map must have {name}, got {type(flow_map).__name__}")
-    if not callable(getattr(data, "sample", None)):
-        raise TypeError(f"data must have a method sample, got {type(data).__name__}")
+    check_data(data)
     check_units(flow_map, data)
     n = check_number(n, "n", 10, integer=True)
     rng = seeded(seed)

@@ -54,7 +54,7 @@ class Classifier(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], classes: int, seed: int = 0) -> None:
         super().__init__()
-        self.image = (1, *shape)[-3:]
+        self.shape, self.image = tuple(shape), (1, *shape)[-3:]
         if len(shape) not in (2, 3) or shape[-1] % 4 or shape[-2] % 4:
             raise ValueError(
                 "shape must be (height, width) or (channels, height, width), sides "
@@ -97,7 +97,7 @@ class Classifier(nn.Module):
     def depths(self, x: Tensor) -> list[Tensor]:
         """What it makes of images ``(n, *shape)`` after each of its two convolutions,
         ``(n, 16, height, width)`` and ``(n, 32, height/2, width/2)``, and the features."""
-        h, seen = x.reshape(-1, *self.image), []
+        h, seen = self._images(x), []
         for layer in self.body:
             h = layer(h)
             if isinstance(layer, nn.SiLU | nn.Linear):
@@ -106,14 +106,22 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Images ``(n, *shape)`` to ``(n, 64)``."""
-        return torch.cat([self.body(p.reshape(-1, *self.image)) for p in x.split(500)])
+        return torch.cat([self.body(part) for part in self._images(x).split(500)])
+
+    def _images(self, x: Tensor) -> Tensor:
+        check_points(x, "x", self.shape)
+        return x.reshape(-1, *self.image).to(self.leave.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits ``(n, classes)``."""
         return self.leave(silu(self.features(x)))
 
     def accuracy(self, x: Tensor, labels: Tensor) -> float:
-        """The share of images named as their labels."""
+        """The share of images named as their labels ``(n,)``."""
+        if labels.shape != (len(x),):
+            raise ValueError(
+                f"labels must have shape ({len(x)},), got {tuple(labels.shape)}"
+            )
         return float((self(x).argmax(1) == labels).double().mean())
 
 

@@ -249,7 +249,8 @@ def numbers(value: Any, name: str) -> Tensor:
         if value.is_complex() or value.dtype == torch.bool:
             raise TypeError(f"{name} must hold real numbers, got dtype {value.dtype}")
         return value.detach().to(torch.float64, copy=True)
-    if masked := np.ma.count_masked(value) if np.ma.is_masked(value) else 0:
+    parts = value if isinstance(value, list | tuple) else [value]  # a list of masked rows
+    if masked := sum(np.ma.count_masked(v) for v in parts if np.ma.is_masked(v)):
         raise ValueError(f"{name} must hold no masked values, got {masked} of them")
     try:
         table = np.asarray(value)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ctm import networks
-from ctm._checks import check_jump, check_number, check_points, seeded
+from ctm._checks import check_data, check_jump, check_number, check_points, seeded
 from ctm.flow_map import Data, FlowMap, Time, fine
 from ctm.mixture import ends, numbers, time_range
 
@@ -114,8 +114,7 @@ class CTM(nn.Module, FlowMap):
             network: a network of one's own; :func:`ctm.networks.default` if None.
             seed: seed of the initial weights.
         """
-        if not callable(getattr(data, "sample", None)):
-            raise TypeError(f"data must have a method sample, got {type(data).__name__}")
+        check_data(data)
         shape, sigma_data, center = _measured(data)
         classes = getattr(data, "classes", 0) if hasattr(data, "sample_labelled") else 0
         if network is None:
@@ -202,13 +201,11 @@ class CTM(nn.Module, FlowMap):
     def restore(self, z: Tensor) -> Tensor:
         """Points in the data's own units, ``shift + scale * z``: in float64 where the model
         has such units, for a column may lie far from 0."""
-        if isinstance(self.shift, float) and isinstance(self.scale, float):
-            return (
-                z if (self.shift, self.scale) == (0.0, 1.0) else self.shift + self.scale * z
-            )
+        units = self.shift, self.scale
+        if all(isinstance(v, float) for v in units) and units == (0.0, 1.0):
+            return z
         shift, scale = (
-            torch.as_tensor(v, dtype=torch.float64, device=z.device)
-            for v in (self.shift, self.scale)
+            torch.as_tensor(v, dtype=torch.float64, device=z.device) for v in units
         )
         return shift + scale * z.to(torch.float64)
 
@@ -283,7 +280,7 @@ def _offset(value: Any, name: str, shape: tuple[int, ...] | None) -> float | Ten
     if not bool(table.isfinite().all()) or (shape and table.shape not in ((), shape)):
         got = f"{ends(table)}, shape {tuple(table.shape)}"
         raise ValueError(f"{name} must be finite, a number or of shape {shape}, got {got}")
-    return table
+    return table if table.ndim else float(table)
 
 
 def _measured(data: Data, n: int = 4096) -> tuple[tuple[int, ...], float, float | Tensor]:

@@ -61,11 +61,25 @@ class Points:
             raise ValueError(f"x must vary, got a single value in {_columns(constant, x)}")
         self.shift, self.scale = (shift, scale) if table.ndim == 2 else (shift[0], scale[0])
         self._z = self._standardised(table)
+        if table.ndim == 2:
+            pairs = zip(table.T, self._z.T, strict=True)
+            merged = [4 * len(z.unique()) < len(column.unique()) for column, z in pairs]
+            if any(merged):
+                where = _columns(torch.tensor(merged, device="cpu"), x)
+                raise ValueError(
+                    "x must hold no values so far out that float32 cannot tell the others "
+                    f"apart, got such in {where}"
+                )
         if table.ndim > 2:
             if bool((table == table[0]).all()):
                 raise ValueError(f"x must vary, got the same point {len(table)} times")
             self.center = self._z.double().mean(0)
             self.sigma_data = float((self._z - self.center).square().mean().sqrt())
+            if self.sigma_data < 1e-5:
+                raise ValueError(
+                    "x must vary about its mean image by 1e-5 of the spread of its pixels, "
+                    f"for float32 to hold it, got {self.sigma_data:.1g}"
+                )
         dimension = math.prod(self.shape)
         self.sigma_min, self.sigma_max = time_range(self.sigma_data, dimension)
         self.labels, self.classes = None, 0
@@ -82,11 +96,22 @@ class Points:
         keep the units of the whole."""
         n = check_number(n, "n", 1, len(self._z) - 1, integer=True)
         order = torch.randperm(len(self._z), generator=seeded(seed)).to(self._z.device)
-        parts = copy.copy(self), copy.copy(self)
-        for part, rows in zip(parts, (order[:n], order[n:]), strict=True):
-            part._z = self._z[rows]
-            part.labels = None if self.labels is None else self.labels[rows]
-        return parts
+        return self._of(order[:n]), self._of(order[n:])
+
+    def of_class(self, label: int) -> Points:
+        """The rows of one class, in the units of the whole and without labels."""
+        if self.labels is None:
+            raise ValueError("no labels were given: Points(x, labels)")
+        label = check_number(label, "label", 0, self.classes - 1, integer=True)
+        part = self._of((self.labels == label).nonzero()[:, 0])
+        part.labels, part.classes = None, 0
+        return part
+
+    def _of(self, rows: Tensor) -> Points:
+        part = copy.copy(self)
+        part._z = self._z[rows]
+        part.labels = None if self.labels is None else self.labels[rows]
+        return part
 
     def __len__(self) -> int:
         return len(self._z)

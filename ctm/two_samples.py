@@ -1,4 +1,8 @@
-"""Are two sets of points from one distribution? Tests that need points alone, no truth."""
+"""Are two sets of points from one distribution? Tests that need points alone, no truth.
+
+Distances add the columns up: where their scales differ, compare ``data.standardise(...)``
+of both.
+"""
 
 from __future__ import annotations
 

@@ -151,8 +151,8 @@ def load_data(name: str) -> Any:
             f"data must be a .npy, .npz or .csv file or of {known}; got {name!r}"
         )
     lines = path.read_text(encoding="utf-8-sig").splitlines()
-    named = lines and not any(map(_is_number, lines[0].split(",")))
-    return data.Points(np.loadtxt(lines[bool(named) :], delimiter=",", ndmin=2))
+    named = not _is_number("".join(lines[:1]).partition(",")[0])  # by its first field
+    return data.Points(np.loadtxt(lines[named:], delimiter=",", ndmin=2))
 
 
 def _is_number(text: str) -> bool:

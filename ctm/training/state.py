@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ctm._checks import NonFiniteError, check_number, check_units, seeded
+from ctm._checks import NonFiniteError, check_data, check_number, check_units, seeded
 from ctm.flow_map import Data
 from ctm.losses import Draw, Models, Objective, as_term
 from ctm.models import CTM
@@ -22,6 +22,7 @@ from ctm.optimisers import load_optimizer, optimizer_state
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 PROBES = 64  # points of the data by which a resumed run knows them again
+FIGURES = ("sigma_data", "sigma_min", "sigma_max", "center", "shift", "scale")
 
 
 @dataclass
@@ -61,8 +62,7 @@ class State:
     ) -> None:
         if not isinstance(student, CTM):
             raise TypeError(f"student must be a CTM, got {type(student).__name__}")
-        if not callable(getattr(data, "sample", None)):
-            raise TypeError(f"data must have a method sample, got {type(data).__name__}")
+        check_data(data)
         check_units(student, data)
         weights = [part for part in student.parameters() if part.requires_grad]
         if not weights or not torch.is_grad_enabled():
@@ -91,6 +91,7 @@ class State:
         facts = student.config
         own = facts["config"] or {}  # without the seed: the first weights are compared too
         facts = facts | {"config": {k: v for k, v in own.items() if k != "seed"}}
+        facts |= _rounded(facts)
         self.settings = {
             "seed": self.rng.initial_seed(),
             "batch": batch,
@@ -231,6 +232,18 @@ class State:
             "data": f"{tuple(points.shape[1:])} {digest.hexdigest()[:16]}",
             "teacher": self.objective.probe(self.models.student, points, condition),
         }
+
+
+def _rounded(facts: dict[str, Any]) -> dict[str, Any]:
+    """A model's figures to six decimals, the shift in units of the scale: their last digits
+    change with the number of threads that added the data up."""
+    numbers = (torch.tensor(facts[k], dtype=torch.float64, device="cpu") for k in FIGURES)
+    found = dict(zip(FIGURES, numbers, strict=True))
+    found["shift"] = found["shift"] / found["scale"]
+    for name in ("sigma_data", "sigma_min", "sigma_max", "scale"):
+        found[name] = found[name].log()
+    # 0.0 is added for the sign of a zero
+    return {name: (v.round(decimals=6) + 0.0).tolist() for name, v in found.items()}
 
 
 def _autocast_without_cache(device: str) -> AbstractContextManager[Any]:

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers import generator
@@ -377,3 +378,64 @@ def test_the_affine_map_in_half_precision(dtype):
     exact, x = AffineMap(2.0, 20.0), torch.tensor([[300.0], [-100.0]], dtype=dtype)
     for f in (lambda x: exact.G(x, 400.0, 0.08), lambda x: exact.denoiser(x, 300.0)):
         assert torch.allclose(f(x).double(), f(x.double()), rtol=torch.finfo(dtype).eps)
+
+
+# --- one's own data
+
+
+def test_a_model_of_images_gives_the_same_samples_when_loaded(tmp_path):
+    x = 1e6 + 1e-3 * torch.randn((40, 5, 5), generator=generator(), dtype=torch.float64)
+    made = ctm.CTM.for_data(ctm.data.Points(x))
+    ctm.save(made, tmp_path / "model.safetensors")
+    drawn = [ctm.sample(each, 9) for each in (made, ctm.load(tmp_path / "model.safetensors"))]
+    assert drawn[0].dtype == drawn[1].dtype == torch.float64
+    assert torch.equal(*drawn)
+
+
+def test_a_data_frame_is_no_data():
+    class Frame:
+        __array__ = shift = scale = lambda self, dtype=None, copy=None: torch.eye(3).numpy()
+
+        def sample(self, n): ...
+
+    student = ctm.CTM.for_data(ctm.data.Points(torch.eye(3)))
+    for use in (ctm.CTM.for_data, lambda data: ctm.train(student, data, steps=2), lambda data: ctm.doctor(student, data)):
+        with pytest.raises(TypeError, match=r"data must have a method sample.*Points"):
+            use(Frame())
+
+
+def test_values_that_erase_the_others_are_refused():
+    with pytest.raises(ValueError, match="no masked values, got 3"):
+        ctm.data.Points([np.ma.masked_array([i, -999.0], [0, 1]) for i in range(3)])
+    x = torch.randn((50, 2), generator=generator(), dtype=torch.float64)
+    x[3, 1] = 1e20
+    with pytest.raises(ValueError, match=r"column 1$"):
+        ctm.data.Points(x)
+    image, noise = (torch.rand((n, 4, 4), generator=generator(n), dtype=torch.float64) for n in (1, 9))
+    with pytest.raises(ValueError, match="mean image"):
+        ctm.data.Points(image + 1e-12 * noise)
+
+
+def test_the_rows_of_a_class():
+    x, label = ctm.data.half_rings().sample_labelled(50, generator=generator())
+    data = ctm.data.Points(x, label)
+    for c in (0, 1):
+        part = data.of_class(c)
+        assert torch.equal(part.rows, data.rows[label == c])
+        assert torch.equal(part.shift, data.shift)
+        assert not hasattr(part, "sample_labelled")
+    with pytest.raises(ValueError, match="label must lie in"):
+        data.of_class(2)
+    with pytest.raises(ValueError, match="no labels were given"):
+        ctm.data.Points(x).of_class(0)
+
+
+def test_a_classifier_takes_its_own_images_alone():
+    classifier, x = fidelity.Classifier((8, 8), 3), torch.randn((10, 8, 8), generator=generator(), dtype=torch.float64)
+    assert torch.equal(classifier.features(x), classifier.features(x.float()))
+    for wrong in (torch.zeros(10, 16, 16), torch.zeros(5, 3, 8, 8)):
+        for use in (classifier.features, classifier.depths, classifier):
+            with pytest.raises(ValueError, match=r"x must have shape \(n, 8, 8\)"):
+                use(wrong)
+    with pytest.raises(ValueError, match=r"labels must have shape \(10,\), got \(10, 1\)"):
+        classifier.accuracy(x, torch.zeros(10, 1))

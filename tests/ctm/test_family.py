@@ -594,7 +594,7 @@ def test_then_changes_over_and_keeps_both_states():
     assert torch.equal(again.first.trajectories.points, pooled.trajectories.points)
     points = world.sample(3)
     assert term.probe(student, points, None) == pooled.probe(student, points, None)
-    told = world.denoiser(points, student.sigma_data).mean(1).tolist()  # one number a point
+    told = (world.denoiser(points, student.sigma_data) - points).mean(1).tolist()  # one number a point
     assert Semigroup(world).probe(student, points, None) == pytest.approx(told)
     assert repr(term).startswith("Then(Consistency(")
 

@@ -207,7 +207,22 @@ def test_a_first_row_that_is_not_finite_is_no_header(first, tmp_path):
         load_data(str(tmp_path / "a.csv"))
 
 
-@pytest.mark.parametrize("first", ["a,b", "e,E", "\ufeffa,b", "\ufeff0,1"])
-def test_a_header_and_a_byte_order_mark(first, tmp_path):
+@pytest.mark.parametrize(
+    ("first", "rows"), [("a,b", 2), ("e,E", 2), ("year,2020", 2), ("\ufeffa,b", 2), ("\ufeff0,1", 3), ("0,1 # one", 3)]
+)
+def test_a_header_and_a_byte_order_mark(first, rows, tmp_path):
     (tmp_path / "a.csv").write_text(f"{first}\n2.0,3.0\n4.0,5.0\n", encoding="utf-8")
-    assert len(load_data(str(tmp_path / "a.csv"))) == 2 + ("0" in first)
+    assert len(load_data(str(tmp_path / "a.csv"))) == rows
+
+
+def test_rounding_of_the_units_does_not_stop_a_run_from_going_on(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    x = (x - x.mean(0)) / x.std(0)
+    options = {"batch": 8, "checkpoint": tmp_path / "run.safetensors"}
+    for steps, far in ((3, 0.0), (4, 3e-17)):
+        data = ctm.data.Points(x + far)
+        data.scale = data.scale * (1 + 2e-16 * (far > 0))  # as another number of threads adds up
+        ctm.train(ctm.CTM.for_data(data), data, Denoising(), steps, **options)
+    other = ctm.data.Points(2 * x)
+    with pytest.raises(ValueError, match="was written with student"):
+        ctm.train(ctm.CTM.for_data(other), other, Denoising(), 9, **options)
