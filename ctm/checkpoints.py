@@ -9,6 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,17 @@ def save(model: CTM, path: str | Path, **card: Any) -> None:
     config = model.config
     try:
         with torch.device("meta"):  # shapes alone
-            _build(config)
+            again = _build(config)
     except Exception as error:  # such as a structure of one's own, which has no name here
         raise TypeError(f"model cannot be made again from {config}") from error
+    wrong = _wrong(tensors, again.state_dict()) or ", ".join(
+        name  # a setting that a subclass has, and its config has not
+        for name in signature(type(model)).parameters
+        if isinstance(value := getattr(model, name, None), int | float | str)
+        and value != getattr(again, name, None)
+    )
+    if wrong:
+        raise TypeError(f"model cannot be made again from {config}: other {wrong}")
     write(path, tensors, {"model": config, "card": card})
 
 
@@ -75,14 +84,10 @@ def load(path: str | Path) -> CTM:
             raise ValueError("its header describes no model")
         with torch.device("meta"):  # shapes alone, compared before anything is allocated
             wanted = _build(header["model"]).state_dict()
-        wrong = wanted.keys() ^ tensors.keys()
-        wrong |= {
-            key for key in wanted.keys() - wrong if not _sound(tensors[key], wanted[key])
-        }
-        if wrong:
-            names = ", ".join(sorted(wrong)[:4])
-            raise ValueError(f"tensors not finite, or not those of its model: {names}")
-        model = _build(header["model"])
+        if wrong := _wrong(tensors, wanted):
+            raise ValueError(f"tensors not finite, or not those of its model: {wrong}")
+        with torch.device("cpu"):  # whatever torch's default is
+            model = _build(header["model"])
     except Exception as error:  # a constructor may raise anything at what the file says
         message = f"path {path} is not a CTM checkpoint that can be loaded: {error}"
         raise ValueError(message) from error
@@ -111,6 +116,13 @@ def _build(config: dict[str, Any]) -> CTM:
             facts[name] = torch.tensor(facts[name], dtype=torch.float64, device="cpu")
     kind, network = MODELS[facts.pop("kind")], NETWORKS[facts.pop("network")]
     return kind(network(**facts.pop("config")), **facts)
+
+
+def _wrong(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """The first names of tensors that cannot stand for those of a model."""
+    wrong = wanted.keys() ^ held.keys()
+    wrong |= {key for key in wanted.keys() - wrong if not _sound(held[key], wanted[key])}
+    return ", ".join(sorted(wrong)[:4])
 
 
 def _sound(held: Tensor, wanted: Tensor) -> bool:

@@ -81,6 +81,9 @@ class CTM(nn.Module, FlowMap):
         scale: float | Tensor = 1.0,
     ) -> None:
         super().__init__()
+        if not isinstance(network, nn.Module):
+            got = getattr(network, "__name__", type(network).__name__)
+            raise TypeError(f"network must be a torch.nn.Module, got {got}")
         self.sigma_data = check_number(sigma_data, "sigma_data", 0, above=True)
         low, high = time_range(self.sigma_data, math.prod(shape or ()))
         self.sigma_min = low if sigma_min is None else sigma_min
@@ -95,7 +98,8 @@ class CTM(nn.Module, FlowMap):
         self.shift = _offset(shift, "shift", self.shape)
         self.scale = _offset(scale, "scale", self.shape)
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)  # of a mixin
         name = cls.__name__
         older = MODELS.get(name, cls).__module__
         if older.startswith("ctm.") and older != cls.__module__:

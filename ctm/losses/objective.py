@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any, Protocol
 
 import torch
@@ -132,10 +133,13 @@ class Draw:
             data: Any = self.data
             sample = getattr(data, method, None) or data.sample_labelled
             points, condition = sample(n, generator=self.rng)
-            condition = condition.to(self.device)
+            condition = torch.as_tensor(condition, device=self.device)
         else:
             points = self.data.sample(n, generator=self.rng)
         self.shape = tuple(check_points(points, "data.sample(n)", self.shape).shape[1:])
+        if condition is not None and condition.shape[:1] != (n,):
+            got = tuple(condition.shape)
+            raise ValueError(f"data.{method}(n) must tell n = {n} labels, got shape {got}")
         if len(points) != n:
             raise ValueError(
                 f"data.sample(n) must return n = {n} points, got {len(points)}"
@@ -171,8 +175,9 @@ class Term:
         return []
 
     def __repr__(self) -> str:
-        fields = getattr(self, "__dataclass_fields__", {})
-        settings = {name: getattr(self, name) for name in fields}
+        fields = getattr(self, "__dataclass_fields__", ())
+        names = [*fields, *signature(type(self)).parameters]
+        settings = {name: getattr(self, name) for name in names if hasattr(self, name)}
         shown = [f"{k}={name_of(v)}" for k, v in settings.items() if not _is_model(v)]
         return f"{type(self).__name__}({', '.join(shown)})"
 
@@ -292,8 +297,8 @@ def move_average(average: torch.nn.Module, model: torch.nn.Module, decay: float)
     move_tensors(_tensors(average), _tensors(model), decay)
 
 
-Moving = tuple[list[Tensor], list[Tensor]]
-"""The weights and the buffers of a model."""
+Moving = tuple[list[Tensor], list[tuple[dict[str, Any], str]]]
+"""The weights of a model, and where its buffers are: a module may replace those."""
 
 
 @torch.no_grad()
@@ -302,11 +307,18 @@ def move_tensors(average: Moving, model: Moving, decay: float) -> None:
     weights = [own.to(held.dtype) for held, own in zip(average[0], model[0], strict=True)]
     torch._foreach_lerp_(average[0], weights, 1 - decay)
     if average[1]:
-        torch._foreach_copy_(average[1], model[1])
+        held, now = ([at[name] for at, name in part[1]] for part in (average, model))
+        torch._foreach_copy_(held, now)
 
 
 def _tensors(model: torch.nn.Module) -> Moving:
-    return list(model.parameters()), list(model.buffers())
+    buffers = [
+        (module._buffers, name)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    return list(model.parameters()), buffers
 
 
 def name_of(term: object) -> str:

@@ -50,7 +50,7 @@ def register(network: Kind) -> Kind:
             if kind is kind.VAR_KEYWORD:
                 config |= value
             elif kind is not kind.VAR_POSITIONAL or value:
-                config[key] = getattr(self, key, None) if value is None else value
+                config[key] = _known(self, key) if value is None else value
         try:
             text = json.dumps(config, default=lambda other: other.tolist(), allow_nan=False)
         except (AttributeError, TypeError, ValueError) as error:
@@ -60,6 +60,12 @@ def register(network: Kind) -> Kind:
     network.__init__ = build_and_keep  # type: ignore[method-assign]
     NETWORKS[name] = network
     return network
+
+
+def _known(network: nn.Module, name: str) -> Any:
+    """What the constructor made of an argument that was None; not a module or weights."""
+    made = getattr(network, name, None)
+    return None if isinstance(made, nn.Module | Tensor) else made
 
 
 def draw_weights(network: nn.Module, seed: int) -> None:

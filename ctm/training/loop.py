@@ -172,7 +172,7 @@ def from_scratch(
             if _same(_sums(so_far), _sums(student.state_dict())):  # not made anew
                 student.load_state_dict(_average(tensors, student))
     first = train(student, data, Denoising(), half, seed, checkpoint=beside, **options)
-    teacher: Any = copy.deepcopy(student).requires_grad_(False)
+    teacher: Any = copy.deepcopy(student).requires_grad_(False).eval()  # no dropout
     if guided:
         teacher = GuidedModel(teacher)
     objective = Consistency(teacher) + 0.1 * Denoising()
@@ -293,7 +293,8 @@ def _average(tensors: Mapping[str, Tensor], student: CTM) -> dict[str, Tensor]:
 
 def _sums(weights: Mapping[str, Tensor]) -> list[float]:
     """A figure of each tensor, by which a model is known again."""
-    return [float(weights[name].double().sum()) for name in sorted(weights)]
+    held = [value for _, value in sorted(weights.items()) if value.is_floating_point()]
+    return [float(value.double().sum()) for value in held]  # indices add up to too much
 
 
 def _same(held: Any, wanted: Any) -> bool:

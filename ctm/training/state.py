@@ -87,7 +87,13 @@ class State:
                 weights, lr, betas=(0.9, 0.99), fused=True
             )
         else:
-            self.optimizer = optimizer(weights)
+            made: Any = optimizer(weights) if callable(optimizer) else None
+            if not isinstance(made, torch.optim.Optimizer):
+                raise TypeError(
+                    "optimizer must be a function of the weights that makes an optimiser, "
+                    f"got {optimizer!r:.80}"
+                )
+            self.optimizer = made
         facts = student.config
         own = facts["config"] or {}  # without the seed: the first weights are compared too
         facts = facts | {"config": {k: v for k, v in own.items() if k != "seed"}}
@@ -133,6 +139,9 @@ class State:
         try:
             with _autocast_without_cache(self.draw.device.type):
                 loss = self.objective(self.models, self.draw, self.rng)
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+                raise TypeError(f"objective must return a scalar tensor, got {got}")
             value = loss.item()
         except NonFiniteError:  # points on their way through the loss
             value = math.nan

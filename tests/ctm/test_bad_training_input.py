@@ -73,7 +73,7 @@ CALLS = {
     "too few data": (ValueError, r"data\.sample\(n\) must return n = 4", lambda: train(Sometimes(torch.zeros(3, 2)))),
     "unknown option": (TypeError, "dropout", lambda: train(dropout=0.1)),
     "no steps from scratch": (ValueError, "steps must lie in", lambda: ctm.train(model(), world, steps=1)),
-    "optimiser is text": (TypeError, "str", lambda: train(optimizer="Adam")),
+    "optimiser is text": (TypeError, "optimizer must be a function of the weights", lambda: train(optimizer="Adam")),
     "steps done beyond the end": (
         ValueError,
         "done must lie in",

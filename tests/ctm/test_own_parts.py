@@ -1,0 +1,161 @@
+"""What a research engineer writes of their own: terms, networks, optimisers, data with labels."""
+
+import pytest
+import torch
+from torch import nn
+
+import ctm
+from ctm import Denoising
+from ctm.losses import Term
+from ctm.networks import NETWORKS, register
+from ctm.training import State, training_steps
+
+LINE = ctm.data.one_gaussian()
+
+
+def small(world=LINE, network=None, **options):
+    network = network or ctm.networks.MLP(world.means[0].numel(), 8, 1)
+    return ctm.CTM.for_data(world, network, **options)
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.fixture(autouse=True)
+def registers():
+    before = dict(NETWORKS)
+    yield
+    NETWORKS.clear()
+    NETWORKS.update(before)
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    model = small()
+    model.network.body[-1] = nn.Linear(8, 1, bias=False)
+    with pytest.raises(TypeError, match="cannot be made again"):
+        ctm.save(model, tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+class Dropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+    def forward(self, x, tau_t, tau_s):
+        return self.body(torch.cat([x, tau_t[:, None], tau_s[:, None]], 1))
+
+
+def test_the_teacher_from_scratch_does_not_drop(tmp_path):
+    def made():
+        torch.manual_seed(0)
+        return small(network=Dropping())
+
+    path = tmp_path / "run.safetensors"
+    ctm.train(made(), LINE, steps=8, batch=8, checkpoint=path)
+    assert ctm.train(made(), LINE, steps=10, batch=8, checkpoint=path).step[-1] == 10
+
+
+def test_buffers_that_are_replaced_reach_the_average():
+    class Replaced(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(1, 1)
+            self.register_buffer("mean", torch.zeros(1))
+
+        def forward(self, x, tau_t, tau_s):
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+            return self.layer(x - self.mean)
+
+    state = State(small(network=Replaced()), LINE, Denoising(0), 5, batch=16)
+    list(training_steps(state))
+    assert state.models.student.network.mean
+    assert torch.equal(state.models.average.network.mean, state.models.student.network.mean)
+
+
+@pytest.mark.parametrize("value", [None, 1.0, torch.ones(3), (torch.ones(()), {})])
+def test_an_objective_must_return_a_scalar(value):
+    with pytest.raises(TypeError, match="objective must return a scalar"):
+        ctm.train(small(), LINE, lambda models, draw, rng: value, 2)
+
+
+@pytest.mark.parametrize("wrong", [torch.optim.SGD(small().parameters(), 0.1), "Adam", lambda weights: None])
+def test_an_optimiser_must_be_a_function_that_makes_one(wrong):
+    with pytest.raises(TypeError, match="optimizer must be a function of the weights"):
+        ctm.train(small(), LINE, Denoising(0), 2, optimizer=wrong)
+
+
+def test_a_loaded_model_is_on_the_processor_whatever_the_default(tmp_path):
+    path, model = tmp_path / "m.safetensors", small()
+    ctm.save(model, path)
+    with torch.device("meta"):
+        assert same(ctm.load(path), model)
+
+
+def test_a_setting_of_ones_own_term_is_known_again(tmp_path):
+    class Weighted(Term):
+        def __init__(self, weight):
+            self.weight = weight
+
+        def __call__(self, models, draw, rng):
+            return self.weight * Denoising(0)(models, draw, rng)
+
+    run = {"batch": 8, "checkpoint": tmp_path / "run.safetensors"}
+    ctm.train(small(), LINE, Weighted(1.0), 2, **run)
+    with pytest.raises(ValueError, match="objective = Weighted"):
+        ctm.train(small(), LINE, Weighted(5.0), 4, **run)
+
+
+def test_other_first_weights_beside_a_table_of_indices_are_refused(tmp_path):
+    class Indexed(ctm.networks.MLP):
+        def __init__(self, seed):
+            super().__init__(1, 8, 1, seed=seed)
+            self.register_buffer("index", torch.arange(1000))
+
+    run = {"batch": 8, "checkpoint": tmp_path / "run.safetensors"}
+    ctm.train(small(network=Indexed(0)), LINE, Denoising(0), 2, **run)
+    with pytest.raises(ValueError, match="other weights"):
+        ctm.train(small(network=Indexed(1)), LINE, Denoising(0), 4, **run)
+
+
+def test_a_module_made_where_none_was_given_is_no_setting():
+    @register
+    class Normed(nn.Module):
+        def __init__(self, dim, norm=None):
+            super().__init__()
+            self.norm = norm or nn.LayerNorm(dim)
+
+    assert Normed(2).config == {"dim": 2, "norm": None}
+
+
+def test_labels_must_be_as_many_as_points():
+    class Short:
+        classes = 2
+
+        def sample(self, n, *, generator=None):
+            return torch.randn((n, 2), generator=generator)
+
+        def sample_labelled(self, n, *, generator=None):
+            return self.sample(n, generator=generator), torch.zeros(1)
+
+    with pytest.raises(ValueError, match="must tell n = 8 labels"):
+        ctm.train(ctm.CTM.for_data(Short()), Short(), Denoising(0), 1, batch=8)
+
+
+@pytest.mark.parametrize("network", [ctm.networks.MLP, lambda x, t, s: x])
+def test_a_network_is_a_module(network):
+    with pytest.raises(TypeError, match=r"network must be a torch\.nn\.Module"):
+        ctm.CTM(network, 0.5)
+
+
+def test_a_setting_that_no_file_would_hold_is_not_saved(tmp_path):
+    class Powered(ctm.CTM):
+        def __init__(self, network, sigma_data, *levels, power=2, **options):
+            super().__init__(network, sigma_data, *levels, **options)
+            self.power = power
+
+    ctm.save(Powered(ctm.networks.MLP(1, 8, 1), 0.5), tmp_path / "two.safetensors")
+    with pytest.raises(TypeError, match=r"cannot be made again .* other power"):
+        ctm.save(Powered(ctm.networks.MLP(1, 8, 1), 0.5, power=3), tmp_path / "three.safetensors")
+    ctm.models.MODELS.pop("Powered")
