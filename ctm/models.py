@@ -55,7 +55,8 @@ class CTM(nn.Module, FlowMap):
     rest in that of the points, in float32 at least.
 
     Args:
-        network: a module ``F(x, tau_t, tau_s)`` that returns a tensor like ``x``.
+        network: a module ``F(x, tau_t, tau_s)`` that returns a tensor like ``x``; times
+            are in float32 at least.
         sigma_data: standard deviation of the data, above 0.
         sigma_min, sigma_max: range of the noise levels; if not given, that of
             :func:`ctm.mixture.time_range`.

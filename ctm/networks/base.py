@@ -52,6 +52,7 @@ def register(network: Kind) -> Kind:
             elif kind is not kind.VAR_POSITIONAL or value:
                 config[key] = _known(self, key) if value is None else value
         try:
+            _check_keys(config)
             text = json.dumps(config, default=lambda other: other.tolist(), allow_nan=False)
         except (AttributeError, TypeError, ValueError) as error:
             raise TypeError(f"{name} must be given what JSON can write: {error}") from error
@@ -66,6 +67,17 @@ def _known(network: nn.Module, name: str) -> Any:
     """What the constructor made of an argument that was None; not a module or weights."""
     made = getattr(network, name, None)
     return None if isinstance(made, nn.Module | Tensor) else made
+
+
+def _check_keys(value: Any) -> None:
+    """Raise TypeError for a key of a dict that is no text: JSON would make it one."""
+    if isinstance(value, dict):
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"the key {wrong[0]!r} is no text")
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            _check_keys(inner)
 
 
 def draw_weights(network: nn.Module, seed: int) -> None:
@@ -96,7 +108,8 @@ def is_image(shape: Sequence[int]) -> bool:
 
 class Timed(nn.Module):
     r"""A network that is told times and a condition, and that computes in the dtype of its
-    own weights whatever it is given. Of a time :math:`\tau` it sees
+    own weights whatever it is given. Times come as ``(n,)``, or ``(1,)`` where all are
+    equal. Of a time :math:`\tau` it sees
     :math:`\phi(\tau) = (\tau, \sin 2\pi f_i\tau, \cos 2\pi f_i\tau)`, :math:`f_i` from
     1/8 to 2."""
 

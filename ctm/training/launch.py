@@ -104,7 +104,7 @@ class Launch:
         if config.objective == "teacher" and config.teacher != "exact":
             if config.network or config.width or config.layers:
                 raise ValueError("network must be empty: the student begins as its teacher")
-            model = checkpoints.load(config.teacher).to(device).requires_grad_(False)
+            model = checkpoints.load(config.teacher).to(device).requires_grad_(False).eval()
         else:
             model = new_student(config, world).to(device)
         data = told(config, world)
@@ -129,7 +129,7 @@ class Launch:
         objective that ``make`` makes for each part. A state in the folder is taken up."""
         config, engine, steps = self.config, self.engine, last - first
         path = writable(self.folder / f"{'then' if first else 'first'}.safetensors")
-        student = copy.deepcopy(model).requires_grad_(True)
+        student = copy.deepcopy(model).requires_grad_(True).train()
         own = range(engine.process_index, self.parts, engine.num_processes)
         parts = [self.part(student, data, make(), steps, k) for k in own]
         for part in parts[1:]:  # one model, one optimiser
@@ -168,7 +168,7 @@ class Launch:
             if saves:
                 state.check()
                 self.save(path, parts, own, run | {"done": done})
-        return state.models.average
+        return state.models.average.eval()  # as a teacher it drops nothing
 
     def part(
         self, student: CTM, data: Any, objective: Objective, steps: int, k: int

@@ -79,7 +79,8 @@ def train(
             rate then is the peak.
 
     Returns:
-        The loss over the steps.
+        The loss over the steps. A student with dropout or batch norm is still in training
+        mode: ``student.eval()`` before it is asked for samples.
 
     Raises:
         KeyboardInterrupt: passed on when the step under way is whole and ``checkpoint`` is

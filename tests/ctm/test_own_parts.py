@@ -159,3 +159,14 @@ def test_a_setting_that_no_file_would_hold_is_not_saved(tmp_path):
     with pytest.raises(TypeError, match=r"cannot be made again .* other power"):
         ctm.save(Powered(ctm.networks.MLP(1, 8, 1), 0.5, power=3), tmp_path / "three.safetensors")
     ctm.models.MODELS.pop("Powered")
+
+
+def test_keys_that_json_would_change_are_refused():
+    @register
+    class Keyed(nn.Linear):
+        def __init__(self, slopes):
+            super().__init__(1, 1)
+
+    with pytest.raises(TypeError, match="Keyed must be given what JSON can write"):
+        Keyed({1: 0.5})
+    Keyed({"1": 0.5})
