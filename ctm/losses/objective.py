@@ -56,9 +56,6 @@ class Models:
 
     Attributes:
         student: the model in training.
-        target: the student held still, :math:`\mathrm{sg}`: an average of its weights with
-            decay ``target_ema``, or its weights at the last update where that is 0. Its
-            weights need no gradient, and no step changes them while it is under way.
         average: the exponential moving average of its weights, which training ends with.
         step: how many steps are done.
         steps: how many there will be.
@@ -69,30 +66,44 @@ class Models:
     def __init__(self, student: CTM, steps: int, target_ema: float = 0.0) -> None:
         self.target_ema = check_number(target_ema, "target_ema", 0, 1 - 1e-6)
         self.student, self.steps = student, steps
-        self.average, self.target = (
+        self.average, self._target = (
             copy.deepcopy(student).requires_grad_(False) for _ in range(2)
         )
         if torch.finfo(student.dtype).bits < 32:
             self.average.float()  # half precision would swallow what an average moves by
         # walking through the modules takes longer than moving their weights: done once
-        self._moving = [_tensors(m) for m in (student, self.average, self.target)]
+        self._moving = [_tensors(m) for m in (student, self.average, self._target)]
         self.step = 0
+        self._held: int | None = None  # the step whose weights the target has
         self.first: Tensor | None = None
+
+    @property
+    def target(self) -> CTM:
+        r"""The student held still, :math:`\mathrm{sg}`: an average of its weights with
+        decay ``target_ema``, or its weights before the step where that is 0. Its weights
+        need no gradient, and stay as they are until the step is made: several terms may
+        learn through them."""
+        if not self.target_ema and self._held != self.step:
+            move_tensors(self._moving[2], self._moving[0], 0.0)
+            self._held = self.step
+        return self._target
 
     def update(self, ema: float) -> None:
         """Count a step and move the averages towards the student."""
         self.step += 1
         move_tensors(self._moving[1], self._moving[0], ramped(ema, self.step))
-        self.hold(ramped(self.target_ema, self.step))
+        if self.target_ema:
+            decay = ramped(self.target_ema, self.step)
+            move_tensors(self._moving[2], self._moving[0], decay)
 
-    def hold(self, decay: float) -> None:
-        """Move the target to the student, and leave it a share ``decay`` of itself."""
-        move_tensors(self._moving[2], self._moving[0], decay)
+    def resume(self, step: int) -> None:
+        """Go on from ``step``, with the weights that the student now has."""
+        self.step, self._held = step, None
 
     def modules(self) -> dict[str, CTM]:
         """The models that make up the state of a run."""
         modules = {"student": self.student, "average": self.average}
-        return modules | {"target": self.target} if self.target_ema else modules
+        return modules | {"target": self._target} if self.target_ema else modules
 
 
 class Draw:
@@ -304,7 +315,9 @@ Moving = tuple[list[Tensor], list[tuple[dict[str, Any], str]]]
 @torch.no_grad()
 def move_tensors(average: Moving, model: Moving, decay: float) -> None:
     """:func:`move_average` of tensors that are listed already."""
-    weights = [own.to(held.dtype) for held, own in zip(average[0], model[0], strict=True)]
+    weights, dtype = model[0], average[0][0].dtype
+    if weights[0].dtype != dtype:
+        weights = [own.to(dtype) for own in weights]
     torch._foreach_lerp_(average[0], weights, 1 - decay)
     if average[1]:
         held, now = ([at[name] for at, name in part[1]] for part in (average, model))

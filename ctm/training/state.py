@@ -214,9 +214,7 @@ class State:
             self.rng.set_state(groups["generator"][""])
         except (RuntimeError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"the state is not that of this run: {error}") from error
-        self.models.step = done
-        if not self.models.target_ema:
-            self.models.hold(0.0)
+        self.models.resume(done)
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one that was saved.
