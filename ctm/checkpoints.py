@@ -57,8 +57,8 @@ def save(model: CTM, path: str | Path, **card: Any) -> None:
     wrong = _wrong(tensors, again.state_dict()) or ", ".join(
         name  # a setting that a subclass has, and its config has not
         for name in signature(type(model)).parameters
-        if isinstance(value := getattr(model, name, None), int | float | str)
-        and value != getattr(again, name, None)
+        if isinstance(value := vars(model).get(name), int | float | str)
+        and value != vars(again).get(name)
     )
     if wrong:
         raise TypeError(f"model cannot be made again from {config}: other {wrong}")

@@ -282,7 +282,12 @@ def _offset(value: Any, name: str, shape: tuple[int, ...] | None) -> float | Ten
     if isinstance(value, float | int):
         return float(check_number(value, name))
     table = numbers(value, name).cpu()
-    if not bool(table.isfinite().all()) or (shape and table.shape not in ((), shape)):
+    try:
+        table.expand(shape or table.shape)  # which it must broadcast to
+        fits = bool(table.isfinite().all())
+    except RuntimeError:
+        fits = False
+    if not fits:
         got = f"{ends(table)}, shape {tuple(table.shape)}"
         raise ValueError(f"{name} must be finite, a number or of shape {shape}, got {got}")
     return table if table.ndim else float(table)

@@ -62,8 +62,13 @@ class Points:
         self.shift, self.scale = (shift, scale) if table.ndim == 2 else (shift[0], scale[0])
         self._z = self._standardised(table)
         if table.ndim == 2:
-            pairs = zip(table.T, self._z.T, strict=True)
-            merged = [4 * len(z.unique()) < len(column.unique()) for column, z in pairs]
+            # one value alone is about sqrt(n) deviations out
+            far = self._z.abs().amax(0) > min(8.0, len(table) ** 0.5 / 2)
+            triples = zip(far.tolist(), table.T, self._z.T, strict=True)
+            merged = [
+                out and 4 * len(z.unique()) < len(column.unique())
+                for out, column, z in triples
+            ]
             if any(merged):
                 where = _columns(torch.tensor(merged, device="cpu"), x)
                 raise ValueError(
@@ -103,7 +108,10 @@ class Points:
         if self.labels is None:
             raise ValueError("no labels were given: Points(x, labels)")
         label = check_number(label, "label", 0, self.classes - 1, integer=True)
-        part = self._of((self.labels == label).nonzero()[:, 0])
+        rows = (self.labels == label).nonzero()[:, 0]
+        if not len(rows):
+            raise ValueError(f"label must be a class with points, {label} has none here")
+        part = self._of(rows)
         part.labels, part.classes = None, 0
         return part
 

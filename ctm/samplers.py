@@ -83,7 +83,7 @@ def noise(
         )
     middle = getattr(model, "center", 0.0)
     far = float(middle.abs().max()) if isinstance(middle, Tensor) else abs(middle)
-    fine = torch.finfo(torch.float32).eps * far <= 1e-4 * model.sigma_data
+    fine = not far or torch.finfo(torch.float32).eps * far <= 1e-4 * model.sigma_data
     dtype = torch.float32 if fine else torch.float64
     eps = randn((n, *shape), generator, dtype=dtype, device=_device(model) or "cpu")
     return center(model, eps) + model.sigma_max * eps

@@ -192,6 +192,9 @@ class Adversarial(Term):
         seen = [] if self.features is None else self.features(x0)
         return [float(h.double().mean()) for h in seen]
 
+    def reset(self) -> None:
+        self.discriminator = self.optimizer = None
+
     def state_dict(self) -> dict[str, Tensor]:
         if self.discriminator is None or self.optimizer is None:
             return {}
@@ -204,7 +207,7 @@ class Adversarial(Term):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         if not state:  # none was made yet
-            self.discriminator = self.optimizer = None
+            self.reset()
             return
         weights = {k[14:]: v for k, v in state.items() if k.startswith("discriminator.")}
         moments = {k[10:]: v for k, v in state.items() if k.startswith("optimizer.")}

@@ -29,7 +29,7 @@ def check_features(features: object) -> None:
 def teacher_for(student: CTM, teacher: Any, condition: Tensor | None) -> Any:
     """``teacher`` for this condition; raises ValueError unless it counts in the student's
     units. A plain denoiser names none."""
-    if hasattr(teacher, "shift"):
+    if hasattr(teacher, "shift") and hasattr(teacher, "scale"):
         check_units(student, teacher, "teacher")
     return given(teacher, condition)
 
@@ -320,8 +320,12 @@ def move_tensors(average: Moving, model: Moving, decay: float) -> None:
         weights = [own.to(dtype) for own in weights]
     torch._foreach_lerp_(average[0], weights, 1 - decay)
     if average[1]:
-        held, now = ([at[name] for at, name in part[1]] for part in (average, model))
-        torch._foreach_copy_(held, now)
+        places = zip(average[1], model[1], strict=True)
+        pairs = [(held[name], own[name]) for (held, name), (own, _) in places]
+        # a module may drop a buffer, or make it longer: a cache, of each model its own
+        alike = [p for p in pairs if getattr(p[0], "shape", 0) == getattr(p[1], "shape", 1)]
+        if alike:
+            torch._foreach_copy_([held for held, _ in alike], [own for _, own in alike])
 
 
 def _tensors(model: torch.nn.Module) -> Moving:

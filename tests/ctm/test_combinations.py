@@ -267,6 +267,7 @@ def test_a_resumed_run_has_its_target():
         Consistency(RING, pool=64, levels=8),
         Denoising(8) + Frechet(RING.sample(50, generator=generator()), batch=8, memory=16),
         Then(Consistency(RING, pool=64, levels=8), Denoising(8), 0.9),
+        Denoising(8) + Adversarial(start=0.0, width=8),
     ],
     ids=lambda term: repr(term)[:20],
 )
@@ -439,3 +440,50 @@ def test_a_classifier_takes_its_own_images_alone():
                 use(wrong)
     with pytest.raises(ValueError, match=r"labels must have shape \(10,\), got \(10, 1\)"):
         classifier.accuracy(x, torch.zeros(10, 1))
+
+
+def test_values_that_are_many_but_not_far_out_are_taken():
+    g = generator()
+    turn = torch.linalg.qr(torch.randn((3, 3), generator=g, dtype=torch.float64))[0]
+    bits = torch.randint(2, (5000, 1), generator=g).double()
+    x = torch.cat([bits, torch.randn((5000, 2), generator=g, dtype=torch.float64)], 1)
+    assert len(ctm.data.Points((x @ turn) @ turn.T)) == 5000  # zeros and ones but for rounding
+
+
+def test_a_part_without_rows_of_a_class():
+    data = ctm.data.Points(torch.randn((6, 2), generator=generator()), [0, 0, 0, 0, 0, 1])
+    without = next(part for part in data.split(3) if not (part.labels == 1).any())
+    with pytest.raises(ValueError, match="label must be a class with points"):
+        without.of_class(1)
+
+
+def test_units_by_channel(tmp_path):
+    network = networks.UNet((3, 8, 8), width=8)
+    made = ctm.CTM(network, 0.5, shape=(3, 8, 8), shift=5 * torch.ones(3, 1, 1), scale=2 * torch.ones(3, 1, 1))
+    ctm.save(made, tmp_path / "model.safetensors")
+    again = ctm.load(tmp_path / "model.safetensors")
+    assert again.shift.shape == (3, 1, 1)
+    assert torch.equal(again.restore(torch.ones(2, 3, 8, 8)), torch.full((2, 3, 8, 8), 7.0, dtype=torch.float64))
+
+
+def test_a_teacher_with_a_shift_of_another_meaning():
+    class Shifted:
+        shift = 3.0  # of its own noise levels
+
+        def denoiser(self, x, t):
+            return RING.denoiser(x, t)
+
+    ctm.train(model(), RING, Consistency(Shifted(), pool=32, levels=8), 2, batch=8)
+
+
+def test_noise_for_a_map_that_names_no_spread():
+    class Still(ctm.FlowMap):
+        sigma_min, sigma_max, shape = 0.1, 1.0, (2,)
+
+        def G(self, x, t, s):
+            return x
+
+        def denoiser(self, x, t):
+            return x
+
+    assert ctm.samplers.noise(Still(), 3).shape == (3, 2)

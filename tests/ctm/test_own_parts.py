@@ -8,6 +8,7 @@ import ctm
 from ctm import Denoising
 from ctm.losses import Term
 from ctm.networks import NETWORKS, register
+from ctm.optimisers import load_optimizer, optimizer_state
 from ctm.training import State, training_steps
 
 LINE = ctm.data.one_gaussian()
@@ -170,3 +171,45 @@ def test_keys_that_json_would_change_are_refused():
     with pytest.raises(TypeError, match="Keyed must be given what JSON can write"):
         Keyed({1: 0.5})
     Keyed({"1": 0.5})
+
+
+def test_a_schedule_of_ones_own_is_no_trouble_for_a_resume(tmp_path):
+    """The trial step by which the optimiser's state is known must not move the weights, nor miss the state."""
+    weights = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weights], lr=0.1, momentum=0.9)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1.0)
+    weights.grad = torch.ones(2)
+    optimizer.step()
+    before = weights.detach().clone()
+    load_optimizer(optimizer, optimizer_state(optimizer))
+    assert torch.equal(weights, before)
+
+
+def test_a_buffer_of_changing_shape_is_left_to_each_model():
+    class Caching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(1, 1)
+            self.register_buffer("cache", torch.zeros(1), persistent=False)
+
+        def forward(self, x, tau_t, tau_s):
+            self.cache = None if len(x) == 16 else torch.zeros(len(x))
+            return self.layer(x)
+
+    for batch in (16, 8):
+        ctm.train(small(network=Caching()), LINE, Denoising(0), 3, batch=batch)
+
+
+def test_a_property_of_the_weights_is_no_setting(tmp_path):
+    class Tempered(ctm.CTM):
+        def __init__(self, network, sigma_data, *levels, temperature=1.0, **options):
+            super().__init__(network, sigma_data, *levels, **options)
+            self.log_t = nn.Parameter(torch.zeros(()))
+
+        @property
+        def temperature(self):
+            return float(self.log_t.detach().exp())
+
+    ctm.save(Tempered(ctm.networks.MLP(1, 8, 1), 0.5), tmp_path / "model.safetensors")
+    assert ctm.load(tmp_path / "model.safetensors").temperature == 1.0
+    ctm.models.MODELS.pop("Tempered")
