@@ -224,7 +224,16 @@ def test_training_from_scratch_goes_on_from_any_step_of_either_half(part, tmp_pa
     assert (history.step, history.loss) == (full_history.step, full_history.loss)
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C as in a terminal: a process that was started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("kind", ["plain", "conditional"])
 def test_ctrl_c_in_the_middle_of_a_step_loses_nothing(kind, tmp_path):
     # the interrupt arrives after the step's random numbers are drawn and before its weights are updated
