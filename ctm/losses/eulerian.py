@@ -50,7 +50,9 @@ class Eulerian(Law):
         super().__post_init__()
         check_number(self.warmup, "warmup", 0, 1)
         check_number(self.step, "step", 0, 0.1)
-        check_flags(self, "through", *["tangent"] * (self.tangent is not None))
+        check_flags(self, "through")
+        if self.tangent is not None:
+            check_flags(self, "tangent")
 
     def error(self, batch: Batch) -> Tensor:
         student, (xt, t, s) = batch.student, batch[1:4]

@@ -2,16 +2,18 @@
 
 import pytest
 import torch
+from test_networks import register_as_before  # noqa: F401
 from torch import nn
 
 import ctm
 from ctm import Denoising
 from ctm.losses import Term
-from ctm.networks import NETWORKS, register
+from ctm.networks import register
 from ctm.optimisers import load_optimizer, optimizer_state
 from ctm.training import State, training_steps
 
 LINE = ctm.data.one_gaussian()
+pytestmark = pytest.mark.usefixtures("register_as_before")
 
 
 def small(world=LINE, network=None, **options):
@@ -21,14 +23,6 @@ def small(world=LINE, network=None, **options):
 
 def same(a, b):
     return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-
-
-@pytest.fixture(autouse=True)
-def registers():
-    before = dict(NETWORKS)
-    yield
-    NETWORKS.clear()
-    NETWORKS.update(before)
 
 
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):
